@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Files that hold SQLite databases: opened without following links, staged, published durably."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import enum
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+import sqlite3
+import stat
+import time
+import urllib.parse
+from types import TracebackType
+from typing import Iterator
+
+BLOCK_BYTES = 1 << 20
+LOG_SUFFIXES = ("-wal", "-journal")
+SIDECAR_SUFFIXES = ("-wal", "-shm", "-journal")
+
+_STAGED_NAME = re.compile(r"\.sqlite-[0-9a-f]{16}\.staged")
+
+_FILE_TYPES = (
+    (stat.S_ISLNK, "a symbolic link"),
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+)
+
+
+class Reason(enum.Enum):
+    """Why an operation on a database file ended without a result."""
+
+    MISSING = "missing"
+    NOT_A_DATABASE = "not a database"
+    DAMAGED = "damaged"
+    LOCKED = "locked"
+    IN_USE = "in use"
+    EXISTS = "exists"
+    NO_SPACE = "no space"
+    TIMEOUT = "timeout"
+    REFUSED = "refused for safety"
+    SYSTEM = "system error"
+
+
+class DatabaseFileError(Exception):
+    """An operation on a database file could not be done; ``reason`` is for programs, the text for people."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Deadline:
+    """A moment after which work is given up; ``seconds`` of ``None`` means never."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def remaining(self, at_most: float) -> float:
+        """Seconds left, never negative, never more than ``at_most``."""
+        return at_most if self._end is None else max(0.0, min(at_most, self._end - time.monotonic()))
+
+    def expired(self) -> bool:
+        """Whether the moment has passed."""
+        return self._end is not None and time.monotonic() >= self._end
+
+    def check(self) -> None:
+        """Raise DatabaseFileError once the moment has passed."""
+        if self.expired():
+            raise DatabaseFileError(
+                Reason.TIMEOUT, f"not finished within the timeout of {self.seconds} s; allow more seconds"
+            )
+
+
+# The texts of sqlite3_errstr(); sqlite3.Error carries the code only from Python 3.11 on.
+_SQLITE_REASONS: tuple[tuple[str, Reason, str], ...] = (
+    ("disk is full", Reason.NO_SPACE, "free some space on the destination's file system"),
+    ("is locked", Reason.LOCKED, "another process holds a lock; try again when it has ended its transaction"),
+    ("malformed", Reason.DAMAGED, "the database is damaged; restore it from a verified copy"),
+    ("not a database", Reason.NOT_A_DATABASE, "name a file that SQLite has written, unencrypted"),
+    ("unable to open", Reason.SYSTEM, "run as the database's owner or as root, on a writable file system"),
+    ("readonly database", Reason.SYSTEM, "run as the database's owner or as root, on a writable file system"),
+)
+
+
+def explain_sqlite_error(error: sqlite3.Error) -> tuple[Reason, str]:
+    """What kind of failure SQLite reported, and its text with what to do next."""
+    text = str(error)
+    for fragment, reason, advice in _SQLITE_REASONS:
+        if fragment in text:
+            return reason, f"SQLite says: {text}; {advice}"
+    return Reason.SYSTEM, f"SQLite says: {text}"
+
+
+def explain_os_error(error: OSError) -> tuple[Reason, str]:
+    """What kind of failure the operating system reported, and its text."""
+    reasons: dict[int | None, Reason] = {
+        errno.ENOSPC: Reason.NO_SPACE,
+        errno.EDQUOT: Reason.NO_SPACE,
+        errno.ENOENT: Reason.MISSING,
+        errno.EEXIST: Reason.EXISTS,
+        errno.ELOOP: Reason.REFUSED,
+    }
+    return reasons.get(error.errno, Reason.SYSTEM), str(error)
+
+
+@contextlib.contextmanager
+def errors_raised_as(kind: type[DatabaseFileError], doing: str) -> Iterator[None]:
+    """Raise every failure inside as ``kind``, its text beginning with ``doing``."""
+    try:
+        yield
+    except DatabaseFileError as error:
+        raise kind(error.reason, f"{doing}: {error}") from error
+    except sqlite3.Error as error:
+        reason, text = explain_sqlite_error(error)
+        raise kind(reason, f"{doing}: {text}") from error
+    except OSError as error:
+        reason, text = explain_os_error(error)
+        raise kind(reason, f"{doing}: {text}") from error
+
+
+def database_uri(path: str, **parameters: str) -> str:
+    """The ``file:`` URI of ``path`` (https://sqlite.org/uri.html): any byte is allowed in its name."""
+    query = "&".join(f"{name}={value}" for name, value in parameters.items())
+    return f"file://{urllib.parse.quote(os.fsencode(os.path.abspath(path)))}?{query}"
+
+
+def utc_stamp() -> str:
+    """The time in UTC as part of a file's name: sorts by time, no colon (``2026-11-22T17-14-14-633120Z``)."""
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H-%M-%S-%fZ")
+
+
+def found_status(path: str) -> os.stat_result | None:
+    """``lstat`` of ``path``, or None where there is nothing."""
+    try:
+        return os.lstat(path)
+    except FileNotFoundError:
+        return None
+
+
+def require_plain_file(path: str, status: os.stat_result) -> None:
+    """Raise DatabaseFileError unless ``status`` is that of a plain file."""
+    if stat.S_ISREG(status.st_mode):
+        return
+    kind = next((name for test, name in _FILE_TYPES if test(status.st_mode)), "no plain file")
+    raise DatabaseFileError(Reason.REFUSED, f"{path} is {kind}; a plain file is expected: name the file itself")
+
+
+def has_content(path: str) -> bool:
+    """Whether there is anything but an empty file at ``path``."""
+    status = found_status(path)
+    return status is not None and (status.st_size > 0 or not stat.S_ISREG(status.st_mode))
+
+
+def logs_with_content(path: str) -> tuple[str, ...]:
+    """The logs beside the database at ``path`` which SQLite would replay into it."""
+    return tuple(path + suffix for suffix in LOG_SUFFIXES if has_content(path + suffix))
+
+
+def identity(status: os.stat_result) -> tuple[int, int]:
+    """Device and inode: what a file is, whatever its name."""
+    return status.st_dev, status.st_ino
+
+
+@contextlib.contextmanager
+def opened_plain_file(path: str) -> Iterator[int]:
+    """A descriptor for reading the plain file at ``path``; links are not followed, a FIFO does not hang it.
+
+    Closing any descriptor of a database drops the POSIX locks which this process has on it
+    (https://sqlite.org/howtocorrupt.html, 2.2): connect and close connections inside this context only.
+    """
+    status = found_status(path)
+    if status is None:
+        raise DatabaseFileError(Reason.MISSING, f"there is no file at {path}")
+    require_plain_file(path, status)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        require_plain_file(path, os.fstat(descriptor))
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def require_unmoved(path: str, descriptor: int) -> None:
+    """Raise DatabaseFileError unless ``path`` still names the file which ``descriptor`` has open."""
+    status = found_status(path)
+    if status is None or identity(status) != identity(os.fstat(descriptor)):
+        raise DatabaseFileError(Reason.REFUSED, f"{path} was moved or replaced meanwhile; try again")
+
+
+def blocks_of(descriptor: int) -> Iterator[bytes]:
+    """The bytes of an open file from its beginning, whatever its offset, in blocks of BLOCK_BYTES."""
+    offset = 0
+    while True:
+        block = os.pread(descriptor, BLOCK_BYTES, offset)
+        if not block:
+            return
+        yield block
+        offset += len(block)
+
+
+def sha256_of(descriptor: int, deadline: Deadline) -> str:
+    """SHA-256 of an open file's bytes, in hexadecimal. Raises DatabaseFileError at the deadline."""
+    digest = hashlib.sha256()
+    for block in blocks_of(descriptor):
+        digest.update(block)
+        deadline.check()
+    return digest.hexdigest()
+
+
+def require_space(folder: str, needed: int) -> None:
+    """Raise DatabaseFileError when the file system of ``folder`` has not ``needed`` bytes for this process."""
+    status = os.statvfs(folder)
+    available = (status.f_bfree if os.geteuid() == 0 else status.f_bavail) * status.f_frsize
+    if available < needed:
+        raise DatabaseFileError(
+            Reason.NO_SPACE,
+            f"no space in {folder}: {needed} bytes are needed, {available} are free; "
+            "free some or choose another folder",
+        )
+
+
+class StagedFile:
+    """A file in ``folder`` that is not known by its final name yet.
+
+    Created 0600 under a random name, never through a link. Without ``publish`` it is gone at the end of the
+    context. Those which a killed process left in the folder are removed first: a living one holds its lock.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.name = ""
+        self.descriptor = -1
+        self._folder_descriptor = -1
+        self._named = False
+
+    @property
+    def path(self) -> str:
+        """Where the file lies until it is published."""
+        return os.path.join(self.folder, self.name)
+
+    def __enter__(self) -> StagedFile:
+        self._folder_descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._remove_abandoned()
+            while not self._created():
+                os.close(self.descriptor)
+        except BaseException:
+            os.close(self._folder_descriptor)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if self._named:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self.name, dir_fd=self._folder_descriptor)
+        finally:
+            os.close(self.descriptor)
+            os.close(self._folder_descriptor)
+
+    def _created(self) -> bool:
+        """Create and lock the file; False when somebody removed it before the lock was held."""
+        self.name = f".sqlite-{secrets.token_hex(8)}.staged"
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        self.descriptor = os.open(self.name, flags, 0o600, dir_fd=self._folder_descriptor)
+        fcntl.flock(self.descriptor, fcntl.LOCK_EX)
+        self._named = os.fstat(self.descriptor).st_nlink == 1
+        return self._named
+
+    def _remove_abandoned(self) -> None:
+        for name in filter(_STAGED_NAME.fullmatch, os.listdir(self._folder_descriptor)):
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            with contextlib.suppress(OSError):
+                descriptor = os.open(name, flags, dir_fd=self._folder_descriptor)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(name, dir_fd=self._folder_descriptor)
+                finally:
+                    os.close(descriptor)
+
+    def sync_folder(self) -> None:
+        """Make the folder's names durable."""
+        os.fsync(self._folder_descriptor)
+
+    def publish(self, name: str, replace: bool) -> None:
+        """Give the synced file its final ``name`` in the folder, durably.
+
+        Raises FileExistsError when the name is taken and ``replace`` is false: link() decides that atomically.
+        """
+        descriptor = self._folder_descriptor
+        if replace:
+            os.rename(self.name, name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+            self._named = False
+        else:
+            os.link(self.name, name, src_dir_fd=descriptor, dst_dir_fd=descriptor, follow_symlinks=False)
+            os.unlink(self.name, dir_fd=descriptor)
+            self._named = False
+        self.sync_folder()
