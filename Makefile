@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+ifndef PYTHON
+PYTHON := $(shell command -v python3)
+endif
+
+# Tools are those of .venv; what they keep lies in the checkout, where `make clean` finds it.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
+export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/.cache
+
+STAGES := environment lint sanity unit standin scenarios
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test environment lint sanity unit standin scenarios build clean check python
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: check .venv/.demo ## set up everything and upgrade an embedded Opstage from 0.2.0 to 0.3.0
+	@$(PYTHON) tests/testbed/demo.py
+
+test: check ## all of the below, from nothing to green
+	@$(PYTHON) tests/tools/stages.py $(STAGES)
+
+environment: .venv/.development ## .venv with all tools, and the collection under its full name
+
+lint: environment ## formats, types, rules, changelog fragments, licenses
+	ruff check .
+	ruff format --check .
+	mypy --package ansible_collections.capsule.opstage.plugins
+	mypy tests/testbed tests/tools
+	yamllint --strict .
+	ansible-lint
+	antsibull-changelog lint
+	antsibull-changelog lint-changelog-yaml changelogs/changelog.yaml
+	python tests/tools/licenses.py
+
+sanity: environment ## ansible-test sanity, with no ignore file
+	python tests/tools/sanity.py
+
+unit: environment ## tests of the core and the modules; need no root
+	pytest tests/unit
+
+standin: check environment ## does the Opstage stand-in behave as the real one?
+	pytest tests/standin
+
+scenarios: check environment ## all molecule scenarios, on real hosts
+	pytest --verbose tests/scenarios
+
+build: environment ## the collection's artifact
+	ansible-galaxy collection build --force
+
+clean: python ## remove all that the targets above made
+	@if [ -e .testbed ] || [ -e .cache/testbed ]; then $(PYTHON) tests/testbed/testbed.py clean; fi
+	rm -rf .ansible .cache .collections .demo .testbed .venv capsule-opstage-*.tar.gz
+	find . -name .git -prune -o -name __pycache__ -exec rm -rf {} +
+
+check: python
+	@$(PYTHON) tests/tools/environment.py check
+
+python:
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	{ echo "error: Python 3.11 or newer is needed, found: $$("$(PYTHON)" -V 2>&1 || echo none)" >&2; exit 1; }
+
+.venv/.%: requirements/%.txt requirements/demo.txt requirements/constraints.txt | python
+	@$(PYTHON) tests/tools/environment.py $*
+	@touch .venv/.demo $@
