@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The host image: a whole Debian 13 with systemd, sshd, Docker Engine, Compose and the registry's program."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+from testbed.engine import data_folder, docker, exists
+from testbed.machine import BYTES_TO_BUILD, CACHE, install, require_space
+from testbed.process import CommandError, TestbedError, say
+
+RECIPE = Path(__file__).resolve().parent / "host"
+REPOSITORY = "opstage-testbed/host"
+LABEL = "opstage-testbed"
+SUITE = "trixie"
+PACKAGES = (
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "python3",
+    "docker.io",
+    "docker-cli",
+    "docker-compose",
+    "docker-registry",
+    "iptables",
+    "ca-certificates",
+    "openssh-server",
+    "procps",
+    "iproute2",
+    "sqlite3",
+)
+LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
+
+
+def build_command() -> list[str]:
+    """The mmdebstrap command that writes the host's root file system to standard output as a tar."""
+    return [
+        "mmdebstrap",
+        "--quiet",
+        "--variant=minbase",
+        "--format=tar",
+        f"--include={','.join(PACKAGES)}",
+        *(f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT),
+        '--aptopt=Acquire::Languages "none"',
+        f'--customize-hook=sh {shlex.quote(str(RECIPE / "configure.sh"))} "$1"',
+        SUITE,
+        "-",
+    ]
+
+
+def recipe_hash() -> str:
+    """Twelve hexadecimal digits over everything that determines the host image."""
+    digest = hashlib.sha256("\0".join(build_command()).replace(str(RECIPE), "").encode())
+    for path in sorted(path for path in RECIPE.rglob("*") if path.is_file()):
+        digest.update(f"\0{path.relative_to(RECIPE)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def ensure_host_image() -> str:
+    """Return the name of the host image, built where the engine does not have it yet.
+
+    Raises TestbedError where it cannot be built.
+    """
+    name = f"{REPOSITORY}:{recipe_hash()}"
+    if not exists("image", name):
+        require_space(data_folder(), BYTES_TO_BUILD)
+        if shutil.which("mmdebstrap") is None:
+            install(["mmdebstrap"])
+        say(f"build the host image {name}, about half a minute")
+        docker("tag", build(), name)
+    return name
+
+
+def build() -> str:
+    """Pipe the new root file system into ``docker import`` and return the image's id.
+
+    The name is given by the caller, once both programs have succeeded, so a named image is a whole one.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    log = CACHE / "host-image.log"
+    with log.open("wb") as stream:
+        # A session of its own, because mmdebstrap ends its whole process group when it fails.
+        builder = subprocess.Popen(build_command(), stdout=subprocess.PIPE, stderr=stream, start_new_session=True)
+        importer = subprocess.run(
+            ["docker", "import", "--change", f"LABEL {LABEL}=host", "-"],
+            stdin=builder.stdout,
+            capture_output=True,
+            check=False,
+        )
+        if builder.stdout:
+            builder.stdout.close()
+        status = builder.wait()
+    if importer.returncode:
+        raise CommandError(["docker", "import"], importer.returncode, importer.stderr.decode(errors="replace"))
+    image = importer.stdout.decode().strip()
+    if status:
+        docker("image", "rm", image)
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise TestbedError(f"mmdebstrap could not build the host image: {lines[-1] if lines else status} (see {log})")
+    return image
+
+
+def remove_images(repository: str | None) -> list[str]:
+    """Remove the testbed's images: those with its label, and those of ``repository``. Returns the names removed."""
+    listed = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
+    labelled = docker("image", "ls", "--filter", f"label={LABEL}", "--format", "{{.Repository}}:{{.Tag}}").splitlines()
+    names = sorted({name for name in listed if repository and name.startswith(f"{repository}:")} | set(labelled))
+    names = [name for name in names if "<none>" not in name]
+    for name in names:
+        docker("image", "rm", "--force", name)
+    nameless = docker("image", "ls", "--quiet", "--filter", f"label={LABEL}").split()
+    for image in dict.fromkeys(nameless):
+        docker("image", "rm", "--force", image)
+    return names
