@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""Find the Opstage that a host runs, and everything about it that an operation needs, from its container."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from dataclasses import asdict, dataclass
+from typing import Any, Mapping
+
+from .docker_command import inspect, run_docker
+from .image_reference import parse_image_reference
+from .opstage_api import OpstageUnreachableError, ServiceStatus, get_service_status
+
+IMAGE_TITLE = "Opstage CE"
+"""The label org.opencontainers.image.title of every published image."""
+
+SERVICE_PORT = "8080/tcp"
+DEFAULT_DATABASE_URL = "file:/app/data/opstage.db"
+LABEL_PROJECT = "com.docker.compose.project"
+LABEL_SERVICE = "com.docker.compose.service"
+LABEL_FOLDER = "com.docker.compose.project.working_dir"
+LABEL_FILES = "com.docker.compose.project.config_files"
+LABEL_ENVIRONMENT_FILES = "com.docker.compose.project.environment_file"
+
+
+class DiscoveryError(Exception):
+    """No deployment, more than one, or one that cannot be operated from its host."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One Opstage CE: a service of a Compose project on this host.
+
+    project_dir, config_files, environment_files, data_dir and database are absolute paths on the host; sizes are
+    bytes. digest: `sha256:…` of the image in its repository, None for an image that no registry knows.
+    container_health is Docker's word and a hint only: the published sample's health check is wrong. status: `UP`,
+    `DEGRADED` or `DOWN` as the API says, None when it does not answer. version: as the API says, else the
+    image's label, else the tag; version_source says which (`api`, `label`, `tag`).
+    """
+
+    project: str
+    project_dir: str
+    config_files: list[str]
+    environment_files: list[str]
+    service: str
+    container: str
+    container_status: str
+    container_health: str | None
+    image: str
+    repository: str
+    tag: str | None
+    digest: str | None
+    image_id: str
+    data_dir: str
+    database: str
+    database_size: int | None
+    url: str
+    status: str | None
+    version: str | None
+    version_source: str
+    edition: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as a dictionary of plain values."""
+        return asdict(self)
+
+
+def discover_deployment(
+    project_dir: str | None = None, service: str | None = None, url: str | None = None
+) -> Deployment:
+    """Find the one deployment on this host, running or stopped, and describe it.
+
+    `project_dir`, `service` and `url` narrow the search or override what is found.
+    Raises DiscoveryError, DockerError.
+    """
+    container = choose_container(list_containers(), project_dir, service)
+    images = inspect("image", [container["Image"]])
+    mount, database = locate_database(container)
+    address = url or service_url(container)
+    return describe_deployment(container, images[0], mount, database, address, ask(address))
+
+
+def ask(url: str) -> ServiceStatus | None:
+    """Return what the service at `url` says of itself, None when it does not answer."""
+    try:
+        return get_service_status(url)
+    except OpstageUnreachableError:
+        return None
+
+
+def list_containers() -> list[dict[str, Any]]:
+    """Return Docker's description of every container that Compose made for a service, running or not."""
+    arguments = ["ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={LABEL_SERVICE}"]
+    containers = inspect("container", run_docker(arguments).split())
+    return [container for container in containers if label(container, "com.docker.compose.oneoff") != "True"]
+
+
+def label(container: Mapping[str, Any], name: str) -> str:
+    """Return a label of the container, empty where it has none."""
+    return str((container["Config"].get("Labels") or {}).get(name, ""))
+
+
+def choose_container(containers: list[dict[str, Any]], project_dir: str | None, service: str | None) -> dict[str, Any]:
+    """Return the container of the only Opstage among `containers`.
+
+    An Opstage is known by its image's title; where the operator names the service, the name is believed instead.
+    Raises DiscoveryError when none or several are left.
+    """
+    matching = [item for item in containers if service is None or label(item, LABEL_SERVICE) == service]
+    if service is None:
+        matching = [item for item in matching if label(item, "org.opencontainers.image.title") == IMAGE_TITLE]
+    if project_dir is not None:
+        wanted = os.path.realpath(project_dir)
+        matching = [item for item in matching if os.path.realpath(label(item, LABEL_FOLDER)) == wanted]
+    if len(matching) == 1:
+        return matching[0]
+    sought = f"project folder {project_dir or 'any'}, service {service or 'any with the image title ' + IMAGE_TITLE}"
+    if not matching:
+        raise DiscoveryError(
+            f"No container of Opstage was found among {len(containers)} containers of Compose services ({sought}). "
+            "Create it with `docker compose up --no-start` in its project folder, or set opstage_project_dir "
+            "and opstage_service to what `docker ps --all` shows."
+        )
+    found = ", ".join(
+        sorted(f"service {label(item, LABEL_SERVICE)} in {label(item, LABEL_FOLDER)}" for item in matching)
+    )
+    raise DiscoveryError(
+        f"{len(matching)} containers of Opstage were found, expected one ({sought}): {found}. "
+        "Name one with opstage_project_dir and, if need be, opstage_service."
+    )
+
+
+def container_environment(container: Mapping[str, Any], name: str) -> str | None:
+    """Return one environment variable of the container."""
+    for assignment in container["Config"].get("Env") or []:
+        key, _separator, value = assignment.partition("=")
+        if key == name:
+            return str(value)
+    return None
+
+
+def locate_database(container: Mapping[str, Any]) -> tuple[str, str]:
+    """Return where the data directory and the database lie on the host.
+
+    Follows DATABASE_URL, which is what Opstage reads, through the container's mounts. Raises DiscoveryError when
+    the database is not in a mounted directory that the host can see.
+    """
+    address = container_environment(container, "DATABASE_URL") or DEFAULT_DATABASE_URL
+    if not address.startswith("file:"):
+        raise DiscoveryError(f"DATABASE_URL of {name_of(container)} does not begin with file: as SQLite's does.")
+    folder = container["Config"].get("WorkingDir") or "/"
+    inside = posixpath.normpath(posixpath.join(folder, address[len("file:") :].split("?", 1)[0]))
+    mounts = [item for item in container.get("Mounts") or [] if _lies_in(inside, item["Destination"])]
+    if not mounts:
+        raise DiscoveryError(
+            f"The database {inside} of {name_of(container)} lies in no mount, so it goes with the container and the "
+            "host cannot see it. Mount a volume or a host directory at its folder."
+        )
+    mount = max(mounts, key=lambda item: len(item["Destination"]))
+    if mount["Destination"] == inside:
+        raise DiscoveryError(
+            f"The mount of {name_of(container)} is the single file {inside}: its log (-wal) stays inside the "
+            "container, where the host cannot see it. Mount the whole folder instead."
+        )
+    if mount["Type"] not in ("volume", "bind") or not os.path.isdir(mount["Source"]):
+        raise DiscoveryError(
+            f"The data of {name_of(container)} is a mount of type {mount['Type']} at {mount.get('Source')!r}, "
+            "which is no folder on this host. Expected a named volume of the local driver or a host directory."
+        )
+    relative = posixpath.relpath(inside, mount["Destination"])
+    return mount["Source"], os.path.join(mount["Source"], relative)
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def name_of(container: Mapping[str, Any]) -> str:
+    """Return the container's name as `docker ps` shows it."""
+    return str(container["Name"]).lstrip("/")
+
+
+def service_url(container: Mapping[str, Any]) -> str:
+    """Return the address at which this host reaches the service.
+
+    The published port, as Docker bound it or, for a stopped container, as it will; else the container's own
+    address. Raises DiscoveryError when there is neither.
+    """
+    network = container["NetworkSettings"]
+    bindings = (network.get("Ports") or {}).get(SERVICE_PORT)
+    bindings = bindings or (container["HostConfig"].get("PortBindings") or {}).get(SERVICE_PORT)
+    for binding in bindings or []:
+        address, port = binding.get("HostIp", ""), binding.get("HostPort", "")
+        if port and ":" not in address:
+            return f"http://{'127.0.0.1' if address in ('', '0.0.0.0') else address}:{port}"
+        if port:
+            return f"http://[{'::1' if address == '::' else address}]:{port}"
+    if container["HostConfig"].get("NetworkMode") == "host":
+        return "http://127.0.0.1:8080"
+    for endpoint in (network.get("Networks") or {}).values():
+        if endpoint.get("IPAddress"):
+            return f"http://{endpoint['IPAddress']}:8080"
+    raise DiscoveryError(
+        f"{name_of(container)} publishes no port for {SERVICE_PORT} and has no address while it is stopped: "
+        "set opstage_url to where this host reaches it."
+    )
+
+
+def describe_deployment(
+    container: Mapping[str, Any],
+    image: Mapping[str, Any],
+    data_dir: str,
+    database: str,
+    url: str,
+    answer: ServiceStatus | None,
+) -> Deployment:
+    """Put together what Docker and the service's own answer say."""
+    state = container["State"]
+    reference = parse_image_reference(container["Config"]["Image"])
+    version, source = _version(answer, label(container, "org.opencontainers.image.version"), reference.tag)
+    return Deployment(
+        project=label(container, LABEL_PROJECT),
+        project_dir=label(container, LABEL_FOLDER),
+        config_files=_paths(label(container, LABEL_FILES)),
+        environment_files=_paths(label(container, LABEL_ENVIRONMENT_FILES)),
+        service=label(container, LABEL_SERVICE),
+        container=name_of(container),
+        container_status=state["Status"],
+        container_health=(state.get("Health") or {}).get("Status"),
+        image=container["Config"]["Image"],
+        repository=reference.repository,
+        tag=reference.tag,
+        digest=_digest(image, reference.repository),
+        image_id=image["Id"],
+        data_dir=data_dir,
+        database=database,
+        database_size=os.lstat(database).st_size if os.path.lexists(database) else None,
+        url=url,
+        status=answer.status if answer else None,
+        version=version,
+        version_source=source,
+        edition=answer.edition if answer else None,
+    )
+
+
+def _paths(text: str) -> list[str]:
+    return [path for path in text.split(",") if path]
+
+
+def _digest(image: Mapping[str, Any], repository: str) -> str | None:
+    """Return the digest under which `repository` holds the image; Docker lists one for each repository."""
+    for known in image.get("RepoDigests") or []:
+        name, _separator, digest = known.partition("@")
+        if name == repository:
+            return str(digest)
+    return None
+
+
+def _version(answer: ServiceStatus | None, labelled: str, tag: str | None) -> tuple[str | None, str]:
+    if answer is not None and answer.version:
+        return answer.version, "api"
+    if labelled:
+        return labelled, "label"
+    return tag, "tag"

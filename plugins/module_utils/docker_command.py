@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""Questions to the Docker Engine, asked through its command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any, Sequence
+
+DEFAULT_TIMEOUT = 60.0
+"""Seconds that one docker command may take."""
+
+
+class DockerError(Exception):
+    """The docker command is missing, refused, or did not answer in time."""
+
+
+def run_docker(arguments: Sequence[str], timeout: float = DEFAULT_TIMEOUT) -> str:
+    """Return what `docker <arguments>` writes to standard output.
+
+    Raises DockerError with the command's own words when it fails or takes longer than `timeout` seconds.
+    """
+    command = ["docker", *arguments]
+    shown = " ".join(command)
+    try:
+        completed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
+    except FileNotFoundError as error:
+        raise DockerError(
+            "The docker command was not found on this host: install the Docker Engine's client."
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise DockerError(f"`{shown}` gave no answer within {timeout:g} s: is the Docker Engine running?") from error
+    if completed.returncode != 0:
+        words = completed.stderr.decode(errors="replace").strip()
+        raise DockerError(f"`{shown}` failed with exit code {completed.returncode}: {words}")
+    return completed.stdout.decode(errors="replace")
+
+
+def inspect(kind: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what Docker knows of each of `names`; `kind` is `container`, `image` or `volume`."""
+    if not names:
+        return []
+    documents: list[dict[str, Any]] = json.loads(run_docker([kind, "inspect", *names]))
+    return documents
+
+
+def container_logs(container: str, lines: int) -> list[str]:
+    """Return the last `lines` lines that the container wrote, standard output and error together."""
+    completed = subprocess.run(
+        ["docker", "logs", "--tail", str(lines), container],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=DEFAULT_TIMEOUT,
+        check=False,
+    )
+    return completed.stdout.decode(errors="replace").splitlines()

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""Opstage's public HTTP interface: health and version, asked as a client would."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+
+ANSWER_LIMIT = 1 << 20
+"""Bytes that are read of an answer; a health answer has a few hundred."""
+
+
+class OpstageUnreachableError(Exception):
+    """Opstage gave no usable answer."""
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """What a running Opstage says of itself.
+
+    status: `UP`, `DEGRADED` or `DOWN`. version: as reported, for example `0.2.0`.
+    edition: `ce`, in lower case whatever the version writes (0.1.0 writes `CE`).
+    """
+
+    status: str
+    version: str
+    edition: str
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *arguments: Any, **keywords: Any) -> urllib.request.Request | None:
+        return None
+
+
+def _get_data(url: str, timeout: float) -> dict[str, Any]:
+    """Return `data` of the JSON envelope at `url`; asks the service itself, never a proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+    try:
+        with opener.open(url, timeout=timeout) as response:
+            body = response.read(ANSWER_LIMIT)
+    except urllib.error.HTTPError as error:
+        raise OpstageUnreachableError(f"{url} answered HTTP {error.code}, expected 200") from error
+    except (OSError, ValueError) as error:
+        raise OpstageUnreachableError(f"{url} did not answer: {error}") from error
+    try:
+        envelope = json.loads(body)
+    except ValueError as error:
+        raise OpstageUnreachableError(f"{url} answered something that is not JSON") from error
+    data = envelope.get("data") if isinstance(envelope, dict) else None
+    if not isinstance(data, dict) or envelope.get("success") is not True:
+        raise OpstageUnreachableError(f'{url} answered without {{"success": true, "data": …}}: is this Opstage?')
+    return data
+
+
+def get_service_status(url: str, timeout: float = 5.0) -> ServiceStatus:
+    """Ask the Opstage at base address `url` for its health and version.
+
+    Both calls are public and exist since 0.1.0, whose health answer carries no version. Each may take `timeout`
+    seconds. Raises OpstageUnreachableError.
+    """
+    base = url.rstrip("/")
+    health = _get_data(f"{base}/api/system/health", timeout)
+    version = _get_data(f"{base}/api/system/version", timeout)
+    return ServiceStatus(
+        status=str(health.get("status", "")),
+        version=str(version.get("version", "")),
+        edition=str(version.get("edition", "")).lower(),
+    )

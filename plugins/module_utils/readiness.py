@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""Wait until a started Opstage serves, as a client would see it, and give up early when it cannot."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from .docker_command import DockerError, container_logs, inspect
+from .opstage_api import OpstageUnreachableError, get_service_status
+
+POLL_INTERVAL = 0.1
+"""Seconds between two questions to the API: the resolution of the downtime that an operator sees."""
+
+CONTAINER_INTERVAL = 1.0
+"""Seconds between two looks at the container, each of which starts a process."""
+
+RESTART_LIMIT = 3
+"""Restarts by Docker after which a container is taken to fail at every start."""
+
+LOG_LINES = 20
+
+
+class NotReadyError(Exception):
+    """Opstage did not become healthy in the expected version; `logs` has the container's last lines."""
+
+    def __init__(self, message: str, logs: list[str]) -> None:
+        super().__init__(message)
+        self.logs = logs
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """A healthy service. elapsed: seconds waited."""
+
+    status: str
+    version: str
+    edition: str
+    elapsed: float
+
+
+def wait_until_ready(url: str, expected_version: str | None, timeout: float, container: str) -> Readiness:
+    """Wait until the API at `url` says `UP` and reports `expected_version` (any version when None).
+
+    `timeout` is in seconds. `container` names the container whose death ends the wait early.
+    Raises NotReadyError: after the timeout, at once when a healthy service reports another version, and as soon as
+    the container has died for good.
+    """
+    begin = time.monotonic()
+    next_look = begin + CONTAINER_INTERVAL
+    while True:
+        found = "no answer yet"
+        try:
+            answer = get_service_status(url)
+            found = f"status {answer.status or 'missing'}, version {answer.version or 'missing'}"
+            if answer.status == "UP":
+                _require_version(answer.version, expected_version, url, container)
+                return Readiness(answer.status, answer.version, answer.edition, time.monotonic() - begin)
+        except OpstageUnreachableError as error:
+            found = str(error)
+        now = time.monotonic()
+        if now >= next_look:
+            _require_alive(container)
+            next_look = now + CONTAINER_INTERVAL
+        if now - begin >= timeout:
+            raise NotReadyError(
+                f"Opstage was not healthy within {timeout:g} s: {found}; expected status UP at {url}.",
+                _last_logs(container),
+            )
+        time.sleep(POLL_INTERVAL)
+
+
+def _require_version(version: str, expected: str | None, url: str, container: str) -> None:
+    if expected is not None and version != expected:
+        raise NotReadyError(
+            f"{url}/api/system/version reports version {version}, expected {expected}: "
+            "the image does not hold the version that its tag says.",
+            _last_logs(container),
+        )
+
+
+def _require_alive(container: str) -> None:
+    """Raise NotReadyError when the container has ended for good or ends at every start."""
+    try:
+        description = inspect("container", [container])[0]
+    except DockerError as error:
+        raise NotReadyError(f"The container {container} is gone: {error}", []) from error
+    state, restarts = description["State"], description.get("RestartCount", 0)
+    if state["Status"] in ("exited", "dead") or restarts >= RESTART_LIMIT:
+        killed = " (killed by its memory limit)" if state.get("OOMKilled") else ""
+        raise NotReadyError(
+            f"The container {container} does not stay up: {state['Status']}, last exit code {state['ExitCode']}"
+            f"{killed}, restarted {restarts} times.",
+            _last_logs(container),
+        )
+
+
+def _last_logs(container: str) -> list[str]:
+    return container_logs(container, LOG_LINES)

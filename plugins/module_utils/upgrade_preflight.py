@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""Decide whether an upgrade may begin, from what is known before anything is touched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Mapping
+
+from .image_reference import parse_image_reference
+from .semantic_version import VersionError, parse_version
+
+
+@dataclass(frozen=True)
+class UpgradePlan:
+    """What an upgrade would do.
+
+    needed: False when the deployment already runs the target. problems: everything that stands in the way, one
+    sentence each; the upgrade must not begin unless it is empty. source and target name version, tag and image;
+    source's pinned_digest is the digest that the project's files name, None where they name none.
+    """
+
+    needed: bool
+    problems: list[str]
+    source: dict[str, Any]
+    target: dict[str, Any]
+
+
+def plan_upgrade(
+    deployment: Mapping[str, Any], target_version: str, unfinished: Mapping[str, Any] | None
+) -> UpgradePlan:
+    """Return the plan for taking `deployment` (the fields of deployment.Deployment) to `target_version`.
+
+    unfinished: the journal's entry of an operation that was cut off, None where there is none.
+    """
+    source = {name: deployment[name] for name in ("version", "tag", "digest", "image", "image_id")}
+    source["pinned_digest"] = parse_image_reference(deployment["image"]).digest
+    target = {
+        "version": target_version,
+        "tag": target_version,
+        "image": f"{deployment['repository']}:{target_version}",
+    }
+    problems = []
+    needed = deployment["version"] != target_version or deployment["tag"] != target_version
+    if unfinished is not None:
+        needed = True
+        problems.append(
+            f"An operation on this deployment was cut off: {unfinished['operation']}, started {unfinished['time']}. "
+            "Run the rollback playbook to go back to where it began."
+        )
+    if needed:
+        problems += _version_problems(deployment["version"], target_version)
+        problems += _service_problems(deployment)
+    return UpgradePlan(needed=needed, problems=problems, source=source, target=target)
+
+
+def _version_problems(current_version: str | None, target_version: str) -> list[str]:
+    try:
+        target = parse_version(target_version)
+    except VersionError as error:
+        return [f"opstage_version: {error}"]
+    try:
+        current = parse_version(current_version or "")
+    except VersionError as error:
+        return [f"The version that runs is not known: {error}"]
+    if target < current:
+        return [
+            f"opstage_version {target} is older than {current}, which runs: an older Opstage would open a newer "
+            "database. Use the rollback playbook to undo an upgrade."
+        ]
+    return []
+
+
+def _service_problems(deployment: Mapping[str, Any]) -> list[str]:
+    problems = []
+    if deployment["container_status"] != "running":
+        problems.append(
+            f"The container {deployment['container']} is {deployment['container_status']}, expected running: start it "
+            "and see that it is healthy, so that a fault of today is not taken for one of the upgrade."
+        )
+    elif deployment["status"] != "UP":
+        problems.append(
+            f"{deployment['url']} reports {deployment['status'] or 'nothing'}, expected UP: see to its health first."
+        )
+    if deployment["database_size"] is None:
+        problems.append(f"There is no database at {deployment['database']}.")
+    return problems

@@ -1,0 +1,129 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: deployment_health
+short_description: Wait until Opstage CE serves in the expected version
+version_added: 0.1.0
+description:
+  - Asks the API of an Opstage CE, as a client would, until it reports V(UP) in the expected version.
+  - Gives up before the timeout when it cannot get better, which is when a healthy service reports another version, or
+    when the container has ended for good or ends at every start.
+requirements:
+  - The C(docker) command on the host.
+author:
+  - The capsule.opstage contributors (@capsule-opstage)
+attributes:
+  check_mode:
+    description: Can run in check mode and return changed status prediction without modifying target.
+    support: full
+    details:
+      - This module changes nothing. In check mode nothing has been started, so it does not wait.
+  diff_mode:
+    description: Will return details on what has changed (or possibly needs changing in check mode), when in diff mode.
+    support: none
+  platform:
+    description: Target OS/families that can be operated against.
+    platforms: posix
+    support: full
+options:
+  url:
+    description: Address at which the host reaches the service.
+    type: str
+    required: true
+  container:
+    description: Name of the service's container.
+    type: str
+    required: true
+  version:
+    description:
+      - The version that the API must report.
+      - Any version will do when not given.
+    type: str
+  timeout:
+    description: Seconds to wait at the most.
+    type: int
+    default: 120
+seealso:
+  - module: capsule.opstage.deployment_info
+"""
+
+EXAMPLES = r"""
+- name: Wait until the new version serves
+  capsule.opstage.deployment_health:
+    url: http://127.0.0.1:8080
+    container: opstage-opstage-1
+    version: 0.3.0
+    timeout: 60
+"""
+
+RETURN = r"""
+status:
+  description: Health as the API reports it.
+  returned: success, not in check mode
+  type: str
+  sample: UP
+version:
+  description: Version as the API reports it.
+  returned: success, not in check mode
+  type: str
+  sample: 0.3.0
+edition:
+  description: Edition as the API reports it, in lower case.
+  returned: success, not in check mode
+  type: str
+  sample: ce
+elapsed:
+  description: Seconds waited.
+  returned: success, not in check mode
+  type: float
+  sample: 0.82
+container_logs:
+  description: The container's last lines.
+  returned: failure
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
+from ansible_collections.capsule.opstage.plugins.module_utils.readiness import NotReadyError, wait_until_ready
+
+
+def main() -> None:
+    """Wait for the service and return what it reports."""
+    module = AnsibleModule(
+        argument_spec={
+            "url": {"type": "str", "required": True},
+            "container": {"type": "str", "required": True},
+            "version": {"type": "str"},
+            "timeout": {"type": "int", "default": 120},
+        },
+        supports_check_mode=True,
+    )
+    if module.check_mode:
+        module.exit_json(changed=False)
+    parameters = module.params
+    try:
+        readiness = wait_until_ready(
+            parameters["url"], parameters["version"], parameters["timeout"], parameters["container"]
+        )
+    except NotReadyError as error:
+        module.fail_json(msg=str(error), container_logs=error.logs)
+    except DockerError as error:
+        module.fail_json(msg=str(error), container_logs=[])
+    module.exit_json(
+        changed=False,
+        status=readiness.status,
+        version=readiness.version,
+        edition=readiness.edition,
+        elapsed=round(readiness.elapsed, 3),
+    )
+
+
+if __name__ == "__main__":
+    main()
