@@ -54,7 +54,7 @@ build: environment ## the collection's artifact
 
 clean: python ## remove all that the targets above made
 	@if [ -e .testbed ] || [ -e .cache/testbed ]; then $(PYTHON) tests/testbed/testbed.py clean; fi
-	rm -rf .ansible .cache .collections .demo .testbed .venv capsule-opstage-*.tar.gz
+	rm -rf .ansible .cache .collections .demo .pytest_cache .testbed .venv capsule-opstage-*.tar.gz
 	find . -name .git -prune -o -name __pycache__ -exec rm -rf {} +
 
 check: python

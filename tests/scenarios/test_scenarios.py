@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ LOGS = CHECKOUT / ".cache" / "logs"
 TESTBED = CHECKOUT / "tests" / "testbed" / "testbed.py"
 SCENARIOS = sorted(path.parent.name for path in CHECKOUT.glob("molecule/*/molecule.yml"))
 LINES_SHOWN = 60
+PLAIN = {**os.environ, "MOLECULE_COMMAND_BORDERS": "false", "NO_COLOR": "1"}
 
 
 @pytest.fixture(params=SCENARIOS)
@@ -32,7 +34,7 @@ def test_scenario(scenario: str) -> None:
     with log.open("wb") as stream:
         command = ["molecule", "test", "--scenario-name", scenario]
         status = subprocess.run(
-            command, cwd=CHECKOUT, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, check=False
+            command, cwd=CHECKOUT, env=PLAIN, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, check=False
         ).returncode
     if status:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_SHOWN:]
