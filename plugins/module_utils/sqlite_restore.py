@@ -16,7 +16,6 @@ import stat
 from dataclasses import dataclass
 
 from .sqlite_files import (
-    LOG_SUFFIXES,
     SIDECAR_SUFFIXES,
     DatabaseFileError,
     Deadline,
@@ -167,15 +166,24 @@ def _replace(source: str, dest: str, facts: DatabaseFacts, attributes: _Attribut
         _stage(source, staged, facts)
         _apply(staged.descriptor, attributes)
         os.fsync(staged.descriptor)
+        _remove_aliases(dest)
         _fold_log(dest)
-        backup_file = _keep(dest) if keep_previous else None
-        _require_no_holders(dest)
-        for suffix in SIDECAR_SUFFIXES:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(dest + suffix)
-        staged.sync_folder()
-        staged.publish(os.path.basename(dest), replace=True)
+        try:
+            backup_file = _keep(dest) if keep_previous else None
+            _require_no_holders(dest)
+            _remove_sidecars(dest)
+            staged.sync_folder()
+            staged.publish(os.path.basename(dest), replace=True)
+        except BaseException:
+            _remove_aliases(dest)
+            raise
     return backup_file
+
+
+def _remove_sidecars(dest: str) -> None:
+    for suffix in SIDECAR_SUFFIXES:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(dest + suffix)
 
 
 def _require_no_holders(dest: str) -> None:
@@ -233,10 +241,27 @@ def _connect_writing(dest: str) -> sqlite3.Connection:
 
 def _keep(dest: str) -> str | None:
     """Give the old database, and a log that could not be folded into it, a second name; it takes no space."""
-    kept = [suffix for suffix in ("", *LOG_SUFFIXES) if found_status(dest + suffix) is not None]
+    kept = [path for path in (dest, *logs_with_content(dest)) if found_status(path) is not None]
     if not kept:
         return None
     backup_file = f"{dest}.{utc_stamp()}~"
-    for suffix in kept:
-        os.link(dest + suffix, backup_file + suffix, follow_symlinks=False)
+    for path in kept:
+        os.link(path, backup_file + path[len(dest) :], follow_symlinks=False)
     return backup_file
+
+
+def _remove_aliases(dest: str) -> None:
+    """Remove the second names which a restore that did not come to its end gave to the database still in place.
+
+    They would change with it. One with a log beside it is a damaged database's, kept whole, and stays.
+    """
+    status = found_status(dest)
+    if status is None or status.st_nlink == 1:
+        return
+    folder, name = os.path.split(dest)
+    for other in os.listdir(folder):
+        path = os.path.join(folder, other)
+        if other.startswith(f"{name}.") and other.endswith("~") and not logs_with_content(path):
+            alias = found_status(path)
+            if alias is not None and identity(alias) == identity(status):
+                os.unlink(path)

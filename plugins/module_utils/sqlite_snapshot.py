@@ -43,8 +43,10 @@ PAUSE_WHEN_BUSY_SECONDS = 0.01
 RESTARTS_ALLOWED = 3
 
 # Results of sqlite3_backup_step(); the sqlite3 module names them only from Python 3.11 on.
+_SQLITE_OK = 0
 _SQLITE_BUSY = 5
 _SQLITE_LOCKED = 6
+_SQLITE_DONE = 101
 
 Progress = Callable[[int, int], None]
 
@@ -91,8 +93,11 @@ class _Source:
     tables: int
 
 
-class _StarvedError(Exception):
+class _StarvedError(DatabaseFileError):
     """Writers made the copy begin again too often."""
+
+    def __init__(self) -> None:
+        super().__init__(Reason.LOCKED, "others write too often for a copy in steps; try again when they write less")
 
 
 class _PageCounter:
@@ -108,15 +113,13 @@ class _PageCounter:
 
     def __call__(self, status: int, remaining: int, total: int) -> None:
         self._deadline.check()
-        now = time.monotonic()
-        if status in (_SQLITE_BUSY, _SQLITE_LOCKED):
-            if now - self._moved > BUSY_SECONDS:
-                raise DatabaseFileError(
-                    Reason.LOCKED,
-                    f"the source stayed locked for {BUSY_SECONDS:g} s; try again when its writer has ended",
-                )
+        if status in (_SQLITE_BUSY, _SQLITE_LOCKED) and time.monotonic() - self._moved > BUSY_SECONDS:
+            raise DatabaseFileError(
+                Reason.LOCKED, f"the source stayed locked for {BUSY_SECONDS:g} s; try again when its writer has ended"
+            )
+        if status not in (_SQLITE_OK, _SQLITE_DONE):
             return
-        self._moved = now
+        self._moved = time.monotonic()
         self._count_restarts(remaining)
         self.total = total
         if self._report is not None:
@@ -126,7 +129,7 @@ class _PageCounter:
         """A step that leaves no fewer pages than the one before it has begun again at the first page."""
         if self._remaining is not None and remaining >= self._remaining:
             if self._restarts_left == 0:
-                raise _StarvedError
+                raise _StarvedError()
             self._restarts_left -= 1
         self._remaining = remaining
 
