@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,13 +98,17 @@ def create_recovery_point(
 
 
 def _make_private_folder(folder: str) -> None:
-    """Make `folder` and what is missing above it, 0700; refuse one that somebody else owns or that is a link."""
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    """Make `folder` and what is missing above it, each 0700; refuse one that somebody else owns or that is a link."""
+    above = os.path.dirname(folder)
+    if not os.path.lexists(above):
+        _make_private_folder(above)
+    if not os.path.lexists(folder):
+        os.mkdir(folder, 0o700)
     state = os.lstat(folder)
-    if not os.path.isdir(folder) or os.path.islink(folder) or state.st_uid != os.geteuid():
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
         raise RecoveryPointError(
             f"{folder} must be a folder of user id {os.geteuid()} and no link: recovery points hold secrets. "
-            f"Found owner {state.st_uid}. Choose another opstage_backup_root or mend it."
+            f"Found mode {stat.filemode(state.st_mode)}, owner {state.st_uid}. Mend it or set opstage_backup_root."
         )
     os.chmod(folder, 0o700)
 
