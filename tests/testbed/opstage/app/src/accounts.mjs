@@ -22,7 +22,7 @@ export async function isPassword(password, stored) {
 export async function bootstrapOwner(store, administrator) {
   if (store.hasUsers()) return;
   if (administrator === null) {
-    throw new Error("the database has no user: OPSTAGE_ADMIN_USERNAME and OPSTAGE_ADMIN_PASSWORD are required to create the first owner");
+    throw new Error("the database has no user: OPSTAGE_ADMIN_USERNAME and OPSTAGE_ADMIN_PASSWORD are required");
   }
   store.addUser(administrator.username, await hashPassword(administrator.password), "owner");
   log("info", "created the first owner", { username: administrator.username });

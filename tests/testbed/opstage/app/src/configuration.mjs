@@ -7,8 +7,8 @@ const SHORTEST_ADMIN_PASSWORD = 12;
 function readNumber(environment, name, fallback) {
   const text = environment[name] || String(fallback);
   const value = Number(text);
-  if (!Number.isFinite(value) || value < 0) throw new Error(`${name} is ${JSON.stringify(text)}, expected a number >= 0`);
-  return value;
+  if (Number.isFinite(value) && value >= 0) return value;
+  throw new Error(`${name} is ${JSON.stringify(text)}, expected a number >= 0`);
 }
 
 function readDatabasePath(url) {
@@ -19,7 +19,7 @@ function readDatabasePath(url) {
 function readSessionSecret(environment) {
   const secret = environment.OPSTAGE_SESSION_SECRET ?? "";
   if (secret.length < SHORTEST_SESSION_SECRET) {
-    throw new Error(`OPSTAGE_SESSION_SECRET has ${secret.length} characters, at least ${SHORTEST_SESSION_SECRET} are required`);
+    throw new Error(`OPSTAGE_SESSION_SECRET: ${secret.length} characters, required are ${SHORTEST_SESSION_SECRET}`);
   }
   return secret;
 }
@@ -29,7 +29,7 @@ function readAdministrator(environment) {
   const password = environment.OPSTAGE_ADMIN_PASSWORD;
   if (!username || !password) return null;
   if (password.length < SHORTEST_ADMIN_PASSWORD) {
-    throw new Error(`OPSTAGE_ADMIN_PASSWORD has ${password.length} characters, at least ${SHORTEST_ADMIN_PASSWORD} are required`);
+    throw new Error(`OPSTAGE_ADMIN_PASSWORD: ${password.length} characters, required are ${SHORTEST_ADMIN_PASSWORD}`);
   }
   return { username, password };
 }

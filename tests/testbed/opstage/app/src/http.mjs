@@ -13,7 +13,7 @@ async function readJson(request) {
   let length = 0;
   for await (const part of request) {
     length += part.length;
-    if (length > LONGEST_BODY_BYTES) throw new HttpError(413, "PAYLOAD_TOO_LARGE", `Body is longer than ${LONGEST_BODY_BYTES} bytes`);
+    if (length > LONGEST_BODY_BYTES) throw new HttpError(413, "PAYLOAD_TOO_LARGE", "Body is too long");
     parts.push(part);
   }
   if (length === 0) return {};
@@ -24,7 +24,7 @@ async function readJson(request) {
   }
 }
 
-/** The caller's session, or null where the route is open to all. Throws 401, then 403 for the token, then 403 for the role. */
+/** The caller's session, null where the route is open to all. Throws 401, then 403 for the token, then for the role. */
 function authorize(route, request, sessions) {
   if (!route.roles) return null;
   const session = sessions.find(request.headers.cookie);
@@ -32,7 +32,8 @@ function authorize(route, request, sessions) {
   if (request.method !== "GET" && !sessions.hasToken(session, request.headers["x-csrf-token"])) {
     throw new HttpError(403, "CSRF_INVALID", "Missing or invalid CSRF token");
   }
-  if (!route.roles.includes(session.user.role)) throw new HttpError(403, "FORBIDDEN", `Not allowed for the role ${session.user.role}`);
+  const { role } = session.user;
+  if (!route.roles.includes(role)) throw new HttpError(403, "FORBIDDEN", `Not allowed for the role ${role}`);
   return session;
 }
 
@@ -54,7 +55,7 @@ function sendAttachment(response, attachment) {
 function sendError(response, error) {
   const known = error instanceof HttpError;
   if (!known) log("error", "request failed", { error: error.message });
-  const [status, code, message] = known ? [error.status, error.code, error.message] : [500, "INTERNAL_ERROR", "Internal error"];
+  const { status, code, message } = known ? error : new HttpError(500, "INTERNAL_ERROR", "Internal error");
   sendJson(response, status, { success: false, error: { code, message } });
 }
 

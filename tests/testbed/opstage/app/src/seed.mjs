@@ -25,15 +25,16 @@ function insertAgents(workspaceId) {
 function insertServices(workspaceId) {
   return [
     `${NUMBERS} insert into capsule_services (id, workspaceId, agentId, code, version, status, createdAt, updatedAt)
-       select ${id("svc")}, :workspaceId, agents.id, agents.code || '-service-' || n, '1.0.0', 'UP', ${CREATED_AT}, ${CREATED_AT}
-       from numbers cross join agents`,
+       select ${id("svc")}, :workspaceId, agents.id, agents.code || '-service-' || n, '1.0.0', 'UP', ${CREATED_AT},
+         ${CREATED_AT} from numbers cross join agents`,
     { count: SERVICES_PER_AGENT, workspaceId },
   ];
 }
 
 function insertAuditEvents(workspaceId, count) {
   return [
-    `${NUMBERS} insert into audit_events (id, workspaceId, actorType, action, targetType, targetId, result, metadata, createdAt)
+    `${NUMBERS} insert into audit_events
+         (id, workspaceId, actorType, action, targetType, targetId, result, metadata, createdAt)
        select ${id("aud")}, :workspaceId, 'AGENT', 'service.reported', 'capsule_service', 'svc_' || (n % 20), 'SUCCESS',
        json_object('number', n, 'note', hex(randomblob(24))), ${CREATED_AT} from numbers`,
     { count, workspaceId },

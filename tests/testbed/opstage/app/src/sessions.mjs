@@ -26,7 +26,7 @@ export class Sessions {
     return session;
   }
 
-  /** The value of `set-cookie`. `Secure` even over plain HTTP, as Opstage's is: an ordinary cookie jar keeps it back. */
+  /** The value of `set-cookie`. `Secure` even over plain HTTP: an ordinary cookie jar keeps it back. */
   cookieFor(session) {
     return `${COOKIE}=${session.id}.${this.sign(session.id)}; Path=/; HttpOnly; Secure; SameSite=Lax`;
   }

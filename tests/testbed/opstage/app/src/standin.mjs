@@ -5,8 +5,8 @@ import { HttpError } from "./answers.mjs";
 const HIGHEST_RATE = 5000;
 
 function readInteger(text, name) {
-  if (!/^\d{1,9}$/.test(text ?? "")) throw new HttpError(400, "BAD_REQUEST", `${name} is ${text}, expected an integer >= 0`);
-  return Number(text);
+  if (/^\d{1,9}$/.test(text ?? "")) return Number(text);
+  throw new HttpError(400, "BAD_REQUEST", `${name} is ${text}, expected an integer >= 0`);
 }
 
 function listWrites({ writes }, { url }) {

@@ -19,16 +19,24 @@ function prepareStatements(database, generation) {
     findWorkspace: "select id from workspaces order by createdAt limit 1",
     insertWorkspace: "insert into workspaces (id, name, createdAt, updatedAt) values (?, 'default', ?, ?)",
     countUsers: "select count(*) as count from users",
-    findUser: `select id, username, role, ${password} as password from users where username = ? and status = 'ACTIVE'`,
-    insertUser: `insert into users (id, workspaceId, username, ${password}, role, createdAt, updatedAt) values (?, ?, ?, ?, ?, ?, ?)`,
+    findUser: `
+      select id, username, role, ${password} as password from users where username = ? and status = 'ACTIVE'`,
+    insertUser: `
+      insert into users (id, workspaceId, username, ${password}, role, createdAt, updatedAt)
+      values (?, ?, ?, ?, ?, ?, ?)`,
     touchLogin: "update users set lastLoginAt = ? where id = ?",
-    insertAudit: `insert into audit_events (id, workspaceId, actorType, ${actor}, action, result, metadata, createdAt) values (?, ?, ?, ?, ?, ?, ?, ?)`,
+    insertAudit: `
+      insert into audit_events (id, workspaceId, actorType, ${actor}, action, result, metadata, createdAt)
+      values (?, ?, ?, ?, ?, ?, ?, ?)`,
     readSetting: "select value from system_settings where key = ?",
-    writeSetting:
-      "insert into system_settings (key, value, updatedAt) values (?, ?, ?) on conflict (key) do update set value = excluded.value, updatedAt = excluded.updatedAt",
+    writeSetting: `
+      insert into system_settings (key, value, updatedAt) values (?, ?, ?)
+      on conflict (key) do update set value = excluded.value, updatedAt = excluded.updatedAt`,
     deleteOldReports: "delete from health_reports where createdAt < ?",
     heartbeat: "update agents set lastHeartbeatAt = ?, status = 'ONLINE'",
-    report: `insert into health_reports (id, serviceId, status, createdAt${message}) select 'hlr_' || lower(hex(randomblob(12))), id, 'UP', ?${messageValue} from capsule_services`,
+    report: `
+      insert into health_reports (id, serviceId, status, createdAt${message})
+      select 'hlr_' || lower(hex(randomblob(12))), id, 'UP', ?${messageValue} from capsule_services`,
   };
   return Object.fromEntries(Object.entries(statements).map(([name, sql]) => [name, database.prepare(sql)]));
 }

@@ -4,7 +4,9 @@ import { now } from "./database.mjs";
 const TICK_MILLISECONDS = 10;
 const MOST_PER_TICK = 100;
 
-const CREATE = "create table if not exists standin_writes (number integer primary key autoincrement, createdAt text not null)";
+const CREATE = `
+create table if not exists standin_writes (number integer primary key autoincrement, createdAt text not null)`;
+const SUMMARY = "select count(*) as count, min(number) as first, max(number) as last from standin_writes";
 const MISSING = `
 with recursive expected(number) as (select ? union all select number + 1 from expected where number < ?)
 select number from expected where number not in (select number from standin_writes) order by number`;
@@ -35,7 +37,7 @@ export class NumberedWrites {
   /** Count, first and last number; the numbers are null where there is no row. */
   summary() {
     if (!this.hasTable()) return { count: 0, first: null, last: null };
-    return this.database.prepare("select count(*) as count, min(number) as first, max(number) as last from standin_writes").get();
+    return this.database.prepare(SUMMARY).get();
   }
 
   /** The numbers from `first` to `last`, both included, that have no row. */
@@ -60,7 +62,8 @@ export class BackgroundWriter {
     this.perSecond = perSecond;
     this.written = 0;
     this.begin = performance.now();
-    if (perSecond > 0) this.timer = setInterval(() => this.background.attempt("writer", () => this.tick()), TICK_MILLISECONDS);
+    const tick = () => this.background.attempt("writer", () => this.tick());
+    if (perSecond > 0) this.timer = setInterval(tick, TICK_MILLISECONDS);
   }
 
   tick() {
