@@ -246,9 +246,9 @@ def _run(project: ComposeProject, command: Sequence[str]) -> subprocess.Complete
             timeout=CONFIG_TIMEOUT,
             check=False,
         )
-    except FileNotFoundError as error:
+    except OSError as error:
         raise ComposeImageError(
-            "The docker command was not found on this host: install Docker and its Compose plugin."
+            f"The docker command cannot be run on this host ({error.strerror}): install Docker and its Compose plugin."
         ) from error
     except subprocess.TimeoutExpired as error:
         raise ComposeImageError(f"`{' '.join(command)}` gave no answer within {CONFIG_TIMEOUT:g} s.") from error

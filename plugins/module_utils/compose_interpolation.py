@@ -168,7 +168,8 @@ def _variable(origin: Origin, start: int, end: int, variables: Variables) -> tup
     value = variables.get(name)
     falls_back = value is None or (value.text == "" and operator == ":-")
     if operator.endswith("-") and falls_back:
-        return interpolate(_at(origin, match.end()), after - 1, variables, name), after
+        default = _at(origin, match.end())
+        return interpolate(default, after - 1, variables, name) or [Piece("", name, default)], after
     return [value or Piece("", name, None, "it is not set")], after
 
 
