@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The target version serves, and every write that was acknowledged on the way is there."""
+
+from __future__ import annotations
+
+from testbed import traffic
+from testbed.reconcile import compare
+
+
+def test_target_version_serves(opstage):
+    assert opstage.get("/api/system/version")["version"] == opstage.variables["opstage_version"]
+    assert opstage.get("/api/system/health")["status"] == "UP"
+
+
+def test_only_the_tag_was_changed(opstage, changed_lines):
+    point = opstage.points("pre-upgrade", "offline")[0]
+    before, after = changed_lines(point)
+    old, new = opstage.variables.get("testbed_version", "0.2.0"), opstage.variables["opstage_version"]
+    assert old in before
+    assert after == before.replace("<", ">", 1).replace(old, new)
+
+
+def test_every_acknowledged_write_is_there(opstage, capsys):
+    summary = traffic.stop(opstage.traffic)
+    with capsys.disabled():
+        print(f"\n{opstage.name}: {summary['downtime_seconds']:.2f} s of downtime, {summary['acknowledged']} writes")
+    assert compare(opstage.acknowledged(), opstage.rows(opstage.database))["ok"]
+    assert summary["versions_seen"][-1] == opstage.variables["opstage_version"]
+
+
+def test_second_run_made_no_recovery_point(opstage):
+    assert [opstage.manifest(point)["method"] for point in opstage.points("pre-upgrade")] == ["online", "offline"]
+
+
+def test_journal_records_the_upgrade(opstage):
+    started, finished = opstage.journal()
+    assert (started["status"], finished["status"]) == ("started", "finished")
+    assert finished["recovery_point"] == opstage.points("pre-upgrade", "offline")[0]
+    assert finished["target"]["version"] == opstage.variables["opstage_version"]
+
+
+def test_database_belongs_to_opstage(opstage):
+    assert opstage.output(f"stat -c '%u:%g %a' {opstage.database}").strip() == "100:101 644"
