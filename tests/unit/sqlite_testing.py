@@ -101,7 +101,9 @@ def running(script: str, *arguments: str, lines: int = 1) -> Iterator[Process]:
         process.kill()
 
 
-def writing(path: Path, journal_mode: str = "WAL", rate: float = 200, checkpoint: int = 1000, rows: int = 1):  # type: ignore[no-untyped-def]
+def writing(
+    path: Path, journal_mode: str = "WAL", rate: float = 200, checkpoint: int = 1000, rows: int = 1
+) -> contextlib.AbstractContextManager[Process]:
     """Run the writer; ``rate`` in transactions a second, entered once ``rows`` rows are committed."""
     return running(WRITER, str(path), journal_mode, str(rate), str(checkpoint), lines=rows + 1)
 

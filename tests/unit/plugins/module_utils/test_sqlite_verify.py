@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Reason
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_verify import VerificationError, verify_database
+from sqlite_testing import fingerprint, killed_deployment, make_database, names_in
+
+
+def changed(path: Path, offset: int, content: bytes) -> Path:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(content)
+    return path
+
+
+def error_of(path: Path, level: str = "full") -> VerificationError:
+    with pytest.raises(VerificationError) as caught:
+        verify_database(str(path), level)
+    return caught.value
+
+
+def wrong_index(path: Path) -> Path:
+    """A database whose index has other content than its table."""
+    make_database(path, 50)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("CREATE INDEX by_text ON entries (text)")
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = 'CREATE INDEX by_text ON entries (number)' WHERE name = 'by_text'"
+        )
+    return path
+
+
+@pytest.mark.parametrize("journal_mode", ["DELETE", "WAL"])
+@pytest.mark.parametrize("level", ["full", "quick", "none"])
+def test_sound_database_gives_facts_and_leaves_nothing(tmp_path: Path, journal_mode: str, level: str) -> None:
+    path = make_database(tmp_path / "sound.db", 50, journal_mode, "PRAGMA user_version=7", "PRAGMA application_id=9")
+    before = fingerprint(path)
+    facts = verify_database(str(path), level)
+    assert facts.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (facts.size, facts.page_size * facts.page_count) == (path.stat().st_size, path.stat().st_size)
+    assert (facts.user_version, facts.application_id, facts.tables) == (7, 9, 1)
+    assert facts.integrity == ("not checked" if level == "none" else "ok")
+    assert facts.foreign_key_violations == (None if level == "none" else 0)
+    assert names_in(tmp_path) == ["sound.db"]
+    assert fingerprint(path) == before
+
+
+def test_index_that_differs_from_its_table_is_found_by_the_full_check_only(tmp_path: Path) -> None:
+    path = wrong_index(tmp_path / "index.db")
+    error = error_of(path)
+    assert error.reason is Reason.DAMAGED
+    assert "by_text" in str(error)
+    assert verify_database(str(path), "quick").integrity == "ok"
+
+
+def test_changed_payload_is_found_by_the_checksum_only(tmp_path: Path) -> None:
+    path = make_database(tmp_path / "payload.db", 50)
+    sound = verify_database(str(path), "full")
+    changed(path, path.read_bytes().index(b"row 30") + 4, b"9")
+    assert verify_database(str(path), "full").sha256 != sound.sha256
+
+
+@pytest.mark.parametrize("level", ["full", "quick"])
+def test_damaged_page(tmp_path: Path, level: str) -> None:
+    path = changed(make_database(tmp_path / "damaged.db", 500), 4096 * 3, b"\xff" * 4096)
+    assert error_of(path, level).reason is Reason.DAMAGED
+
+
+@pytest.mark.parametrize("bytes_more", [-4096, -1, 1, 4096])
+def test_size_that_is_not_the_headers(tmp_path: Path, bytes_more: int) -> None:
+    path = make_database(tmp_path / "size.db", 500)
+    os.truncate(path, path.stat().st_size + bytes_more)
+    error = error_of(path, "none")
+    assert error.reason is Reason.DAMAGED
+    assert "pages of 4096 bytes" in str(error)
+
+
+def test_impossible_page_size(tmp_path: Path) -> None:
+    path = changed(make_database(tmp_path / "size.db", 5), 16, b"\x03\xe8")
+    assert "a page size of 1000" in str(error_of(path))
+
+
+def test_file_with_a_log_is_not_self_contained(tmp_path: Path) -> None:
+    killed_deployment(tmp_path / "live.db")
+    before = names_in(tmp_path)
+    error = error_of(tmp_path / "live.db")
+    assert error.reason is Reason.REFUSED
+    assert "live.db-wal" in str(error)
+    assert names_in(tmp_path) == before
+
+
+def test_foreign_keys_that_cannot_be_checked(tmp_path: Path) -> None:
+    path = make_database(
+        tmp_path / "mismatch.db",
+        5,
+        "DELETE",
+        "CREATE TABLE parents (id INTEGER)",
+        "CREATE TABLE children (parent INTEGER REFERENCES parents (id))",
+        "INSERT INTO children VALUES (1)",
+    )
+    assert verify_database(str(path), "full").foreign_key_violations is None
