@@ -13,6 +13,7 @@ import copy
 import errno
 import json
 import os
+import re
 import stat
 import subprocess
 import tempfile
@@ -37,6 +38,13 @@ DEFAULT_OVERRIDES = (
     "docker-compose.override.yaml",
 )
 DEFAULT_ENVIRONMENT_FILE = ".env"
+
+# What Compose 2.20 to 2.40 say before they quote a file's text.
+_QUOTATION = re.compile(
+    r"(unterminated quoted value|[Ii]nvalid template:|in variable name|You may need to escape any \$ with another \$\.)"
+    r".*",
+    re.DOTALL,
+)
 
 
 class ComposeImageError(Exception):
@@ -228,10 +236,16 @@ def _compose_config(
             raise ComposeImageError(
                 "`docker compose` does not work on this host: install the Docker Compose plugin, version 2.20 or newer."
             )
-        words = completed.stderr.decode(errors="replace").strip()
+        words = _without_values(completed.stderr.decode(errors="replace"))
         raise ComposeImageError(f"Compose refuses the project in {project.project_dir}: {words}")
     document: dict[str, Any] = json.loads(completed.stdout)
     return document
+
+
+def _without_values(words: str) -> str:
+    """Leave out of Compose's complaint what it quotes from the files, and its warnings: both may hold secrets."""
+    complaint = "\n".join(line for line in words.splitlines() if "level=warning" not in line)
+    return _QUOTATION.sub(r"\1 (what stands there is not shown)", complaint.strip())
 
 
 def _run(project: ComposeProject, command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:

@@ -657,6 +657,29 @@ def test_a_refused_proof_names_places_and_no_values(tmp_path: Path) -> None:
     assert "hunter2" not in message
 
 
+@pytest.mark.parametrize(
+    ("variables", "environment", "complaint"),
+    [
+        ("PASSWORD: 'hunter2${'", "", "invalid interpolation format for services.opstage.environment.PASSWORD"),
+        ("A: b", "PASS$WORD=hunter2", "unexpected character"),
+        ("A: b", "PASSWORD='hunter2", "unterminated quoted value"),
+        ("A: b", "PASSWORD=hunter2${", "nvalid template"),
+        ("A: b: c", "PASSWORD=a$hunter2", "mapping values are not allowed"),
+    ],
+)
+def test_compose_words_are_passed_on_without_what_they_quote(
+    tmp_path: Path, variables: str, environment: str, complaint: str
+) -> None:
+    write(
+        tmp_path / "compose.yml",
+        f"services:\n  opstage:\n    image: repo:0.2.0\n    environment:\n      {variables}\n",
+    )
+    write(tmp_path / ".env", environment)
+    message = refusal(tmp_path)
+    assert complaint in message
+    assert "hunter2" not in message
+
+
 # Many layouts
 
 
