@@ -113,7 +113,7 @@ def test_every_login_and_backup_is_audited_and_no_attempt_is_one_too_many(
 ) -> None:
     container = laboratory.run(tag)
     client = container.wait_for_answer()
-    assert {client.login(password="wrong").status for _ in range(10)} == {401}
+    assert {client.login(password="wrong").status for attempt in range(10)} == {401}
     assert client.login().status == 200
     assert client.request("POST", BACKUP).status == 200
     assert len(audited(container, failed)) == 10
@@ -184,7 +184,7 @@ def test_copies_pile_up_on_the_server(laboratory: Laboratory) -> None:
     client = container.wait_for_answer()
     client.login()
     names = []
-    for _ in range(3):
+    for _backup in range(3):
         names.append(filename_of(client.request("POST", BACKUP)))
         time.sleep(0.002)
     assert container.execute("ls", "/app/data/backups").split() == names

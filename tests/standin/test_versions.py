@@ -16,7 +16,7 @@ def leave_database(laboratory: Laboratory, tag: str) -> str:
     volume = laboratory.volume()
     container = laboratory.run(tag, volume)
     client = container.wait_for_answer()
-    for _ in range(3):
+    for _row in range(3):
         client.request("POST", "/standin/writes")
     docker("stop", container.name)
     return volume

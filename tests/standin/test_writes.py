@@ -17,7 +17,7 @@ def test_numbers_count_up_and_gaps_are_listed(laboratory: Laboratory) -> None:
     container = laboratory.run("0.2.0")
     client = container.wait_for_answer()
     assert client.get("/standin/writes").data == {"count": 0, "first": None, "last": None}
-    assert [client.request("POST", "/standin/writes").data["number"] for _ in range(4)] == [1, 2, 3, 4]
+    assert [client.request("POST", "/standin/writes").data["number"] for row in range(4)] == [1, 2, 3, 4]
     container.sql("delete from standin_writes where number = 2")
     assert client.get("/standin/writes?missing_from=1&to=5").data == {
         "count": 3,

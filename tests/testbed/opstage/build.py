@@ -234,8 +234,8 @@ def content_label(image: dict[str, Any] | None) -> str | None:
 
 def registry_digest(reference: str) -> str | None:
     """The digest that a registry on this machine serves for ``reference``; None where that cannot be told."""
-    host, _, path = reference.partition("/")
-    name, _, tag = path.rpartition(":")
+    host, path = reference.split("/", 1)
+    name, tag = path.rsplit(":", 1)
     if not host.startswith("127."):
         return None
     url = f"http://{host}/v2/{name}/manifests/{tag}"
