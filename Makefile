@@ -62,7 +62,7 @@ check: python
 
 python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-	{ echo "error: Python 3.11 or newer is needed, found: $$("$(PYTHON)" -V 2>&1 || echo none)" >&2; exit 1; }
+	{ echo "error: Python 3.11 or newer is needed, found: $$("$(PYTHON)" -V 2>/dev/null || echo none)" >&2; exit 1; }
 
 .venv/.%: requirements/%.txt requirements/demo.txt requirements/constraints.txt | python
 	@$(PYTHON) tests/tools/environment.py $*
