@@ -73,9 +73,9 @@ def clean() -> None:
             remove_network()
             removed = remove_images(repository)
             say(f"removed {len(removed)} images")
-        message = stop_own_engine()
-    if message:
-        say(message)
+        stopped = stop_own_engine()
+    if stopped:
+        say(f"stopped the engine that the testbed had started (process {stopped})")
     packages = installed_packages()
     shutil.rmtree(CACHE, ignore_errors=True)
     shutil.rmtree(inventory.STATE, ignore_errors=True)

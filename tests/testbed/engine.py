@@ -3,15 +3,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 
 from testbed.machine import CACHE, install
-from testbed.process import CommandError, TestbedError, run, say, succeeds, wait_for
+from testbed.process import (
+    CommandError,
+    TestbedError,
+    end_recorded_process,
+    record_process,
+    run,
+    say,
+    succeeds,
+    wait_for,
+)
 
 ENGINE_LOG = CACHE / "dockerd.log"
 ENGINE_RECORD = CACHE / "dockerd.json"
@@ -68,8 +75,7 @@ def start_engine() -> None:
         process = subprocess.Popen(
             ["dockerd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
         )
-    record = {"pid": process.pid, "started": start_ticks(process.pid)}
-    ENGINE_RECORD.write_text(json.dumps(record), encoding="utf-8")
+    record_process(ENGINE_RECORD, process.pid)
     wait_for(
         lambda: process.poll() is not None or answers(),
         "the engine answers",
@@ -81,43 +87,12 @@ def start_engine() -> None:
         raise TestbedError(f"dockerd ended with status {process.returncode}: {lines[-1] if lines else 'no output'}")
 
 
-def start_ticks(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot (field 22 of proc(5) stat); None where it is gone.
-
-    With the process id this names one process for good: ids are used again, ids with their start are not.
-    """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = stat[stat.rindex(")") + 2 :].split()
-    return None if fields[0] == "Z" else int(fields[19])
-
-
-def stop_own_engine() -> str | None:
-    """Stop the dockerd that the testbed started, and no other. Returns a line saying so, or None.
+def stop_own_engine() -> int | None:
+    """Stop the dockerd that the testbed started, and no other. Returns its process id, None where there is none.
 
     Raises TestbedError where it does not end.
     """
-    if not ENGINE_RECORD.exists():
-        return None
-    record = json.loads(ENGINE_RECORD.read_text(encoding="utf-8"))
-    pid, started = record["pid"], record["started"]
-    if started is None or start_ticks(pid) != started:
-        return None
-    os.kill(pid, signal.SIGTERM)
-    wait_for(
-        lambda: start_ticks(pid) != started,
-        f"dockerd (process {pid}) ends",
-        seconds=SECONDS_TO_STOP,
-        last_words=lambda: f"see {ENGINE_LOG}",
-    )
-    return f"stopped the engine that the testbed had started (process {pid})"
-
-
-def uses_unified_cgroups() -> bool:
-    """Whether the engine's machine has control groups of version 2 only."""
-    return docker("info", "--format", "{{.CgroupVersion}}") == "2"
+    return end_recorded_process(ENGINE_RECORD, seconds=SECONDS_TO_STOP, log=ENGINE_LOG)
 
 
 def data_folder() -> Path:

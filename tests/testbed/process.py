@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -83,3 +86,49 @@ def wait_for(
         if time.monotonic() > deadline:
             raise TestbedError(f"{what}: not so after {seconds:.0f} s; {last_words()}")
         time.sleep(interval)
+
+
+def start_ticks(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot (field 22 of proc(5) stat); None where it is gone.
+
+    With the process id this names one process for good: ids are used again, ids with their start are not.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def record_process(path: Path, pid: int) -> None:
+    """Note in ``path`` which process this is, for ``recorded_process``."""
+    path.write_text(json.dumps({"pid": pid, "started": start_ticks(pid)}), encoding="utf-8")
+
+
+def recorded_process(path: Path) -> int | None:
+    """The id of the process that was noted in ``path``, None where none was or that very one has ended."""
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if record["started"] is None or start_ticks(record["pid"]) != record["started"]:
+        return None
+    return int(record["pid"])
+
+
+def end_recorded_process(path: Path, *, seconds: float, log: Path) -> int | None:
+    """Ask the process noted in ``path`` to end, and wait until it has. Returns its id, None where it ran no more.
+
+    Raises TestbedError where it does not end within ``seconds``.
+    """
+    pid = recorded_process(path)
+    if pid is not None:
+        os.kill(pid, signal.SIGTERM)
+        wait_for(
+            lambda: recorded_process(path) is None,
+            f"process {pid} ends",
+            seconds=seconds,
+            last_words=lambda: f"see {log}",
+            interval=0.02,
+        )
+    return pid
