@@ -52,9 +52,9 @@ class Host:
 
 def check_name(testbed: str) -> None:
     """Raise TestbedError unless ``testbed`` can be part of host names, folder names and socket paths."""
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", testbed):
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,19}", testbed):
         raise TestbedError(
-            f"'{testbed}' is no name for a testbed: expected up to 31 small letters, digits and hyphens, a letter first"
+            f"'{testbed}' is no name for a testbed: expected up to 20 small letters, digits and hyphens, a letter first"
         )
 
 
