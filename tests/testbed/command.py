@@ -14,10 +14,12 @@ from testbed.images import ensure_host_image, remove_images
 from testbed.machine import (
     BYTES_TO_START,
     CACHE,
+    allow_watches,
     exclusive,
     installed_packages,
     require_root,
     require_space,
+    restore_watches,
     warn_unless_supported,
 )
 from testbed.network import ensure_network, remove_network
@@ -38,11 +40,12 @@ def up(name: str, count: int, default_version: str) -> None:
         public_key = inventory.ensure_folder(name)
         created = hosts.create_missing(name, count, image, public_key)
         fleet = hosts.existing(name)
+        allow_watches(len(hosts.existing()))
         hosts.start_stopped(fleet)
         registry.ensure_registry(image)
         ensure_opstage_images()
-    hosts.wait_until_ready(fleet, inventory.can_log_in)
-    path = inventory.write_inventory(name, fleet, default_version)
+    keys = hosts.wait_until_ready(fleet, inventory.can_log_in)
+    path = inventory.write_inventory(name, keys, default_version)
     say(f"{name}: {len(fleet)} hosts up, {len(created)} of them new, after {time.monotonic() - started:.1f} s")
     sys.stdout.write(f"{path}\n")
 
@@ -73,6 +76,7 @@ def clean() -> None:
             remove_network()
             removed = remove_images(repository)
             say(f"removed {len(removed)} images")
+        restore_watches()
         stopped = stop_own_engine()
     if stopped:
         say(f"stopped the engine that the testbed had started (process {stopped})")

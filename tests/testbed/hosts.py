@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from testbed.engine import docker, is_running, last_log
 from testbed.images import LABEL
 from testbed.network import ADDRESS_LABEL, NETWORK, free_addresses
-from testbed.process import CommandError, TestbedError, succeeds, wait_for
+from testbed.process import CommandError, TestbedError, wait_for
 
 TESTBED_LABEL = "opstage-testbed.name"
 NUMBER_LABEL = "opstage-testbed.number"
@@ -28,7 +28,10 @@ PRIVILEGES = (
     # Its own control group namespace: what runs in the host is limited, counted and removed with the host.
     "--cgroupns=private",
 )
-READY = "systemctl is-active --quiet ssh.service docker.service && docker version --format {{.Server.Version}}"
+KEY_IF_READY = (
+    "systemctl is-active --quiet ssh.service docker.service && docker version >/dev/null"
+    " && cat /etc/ssh/ssh_host_ed25519_key.pub"
+)
 
 
 @dataclass(frozen=True)
@@ -124,29 +127,38 @@ def authorized_keys(public_key: str) -> bytes:
 
 def start_stopped(hosts: list[Host]) -> None:
     """Start those hosts that do not run."""
-    each([host for host in hosts if not is_running(host.container)], lambda host: docker("start", host.container))
+    running = docker("ps", "--filter", f"label={TESTBED_LABEL}", "--format", "{{.Names}}").split()
+    each([host for host in hosts if host.container not in running], lambda host: docker("start", host.container))
 
 
-def wait_until_ready(hosts: list[Host], login: Callable[[Host], bool]) -> None:
+def wait_until_ready(hosts: list[Host], login: Callable[[Host, str], bool]) -> dict[Host, str]:
     """Wait until sshd and the inner engine of every host answer and ``login`` succeeds.
 
-    Raises TestbedError, with the container's last log lines, for a host that ends or takes too long.
+    ``login`` is called with a host and its public SSH key, which was read from the host itself and not over the
+    network. Returns these keys. Raises TestbedError, with the container's last log lines, for a host that ends or
+    takes too long.
     """
-    each(hosts, lambda host: wait_for_host(host, login))
+    keys: dict[Host, str] = {}
 
+    def wait_for_host(host: Host) -> None:
+        def ready() -> bool:
+            try:
+                key = " ".join(docker("exec", host.container, "sh", "-c", KEY_IF_READY).split()[:2])
+            except CommandError as error:
+                if not is_running(host.container):
+                    text = f"{host.container} ended while it started; {last_log(host.container)}"
+                    raise TestbedError(text) from error
+                return False
+            keys[host] = key
+            return login(host, key)
 
-def wait_for_host(host: Host, login: Callable[[Host], bool]) -> None:
-    """Wait for one host; see wait_until_ready."""
+        def last_words() -> str:
+            return f"{failed_units(host)}; {last_log(host.container)}"
 
-    def ready() -> bool:
-        if not is_running(host.container):
-            raise TestbedError(f"{host.container} ended while it started; {last_log(host.container)}")
-        return succeeds(["docker", "exec", host.container, "sh", "-c", READY]) and login(host)
+        wait_for(ready, f"{host.container} is up", seconds=SECONDS_TO_BOOT, last_words=last_words, interval=0.25)
 
-    def last_words() -> str:
-        return f"{failed_units(host)}; {last_log(host.container)}"
-
-    wait_for(ready, f"{host.container} is up", seconds=SECONDS_TO_BOOT, last_words=last_words, interval=0.25)
+    each(hosts, wait_for_host)
+    return keys
 
 
 def failed_units(host: Host) -> str:
@@ -157,12 +169,6 @@ def failed_units(host: Host) -> str:
     except CommandError as error:
         return f"systemd does not answer: {error}"
     return f"units failed or starting: {', '.join(line.split()[0] for line in units.splitlines()) or 'none'}"
-
-
-def host_key(host: Host) -> str:
-    """The host's public SSH key, read from the host itself and not over the network."""
-    key = docker("exec", host.container, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
-    return " ".join(key.split()[:2])
 
 
 def remove(hosts: list[Host]) -> None:

@@ -10,9 +10,9 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from testbed.hosts import Host, host_key
+from testbed.hosts import Host
 from testbed.machine import CHECKOUT, install
-from testbed.process import CommandError, run, succeeds
+from testbed.process import run, succeeds
 
 STATE = CHECKOUT / ".testbed"
 SOCKETS = Path("/run/opstage-testbed")
@@ -63,14 +63,10 @@ def ssh_options(testbed: str) -> list[str]:
     ]  # fmt: skip
 
 
-def can_log_in(host: Host) -> bool:
-    """Whether root's key opens a session on the host, and the host shows its own key."""
-    try:
-        entry = f"{host.address} {host_key(host)}\n"
-    except CommandError:
-        return False
+def can_log_in(host: Host, key: str) -> bool:
+    """Whether root's key opens a session on the host at its address, and the host shows ``key`` there."""
     with tempfile.NamedTemporaryFile("w", prefix="known-hosts-", encoding="ascii") as known_hosts:
-        known_hosts.write(entry)
+        known_hosts.write(f"{host.address} {key}\n")
         known_hosts.flush()
         command = [
             "ssh", "-F", "none", "-i", str(folder_of(host.testbed) / "id_ed25519"),
@@ -80,10 +76,11 @@ def can_log_in(host: Host) -> bool:
         return succeeds(command, timeout=20)
 
 
-def write_inventory(testbed: str, hosts: list[Host], default_version: str) -> Path:
+def write_inventory(testbed: str, keys: dict[Host, str], default_version: str) -> Path:
     """Write the hosts' keys and the inventory, as JSON, which is YAML. Returns the inventory's path."""
     folder = folder_of(testbed)
-    write(folder / "known_hosts", "".join(f"{host.address} {host_key(host)}\n" for host in hosts))
+    hosts = sorted(keys, key=lambda host: host.number)
+    write(folder / "known_hosts", "".join(f"{host.address} {keys[host]}\n" for host in hosts))
     variables = {
         "ansible_user": "root",
         "ansible_ssh_private_key_file": str(folder / "id_ed25519"),

@@ -27,9 +27,9 @@ def test_a_usual_name_is_taken() -> None:
 
 def test_the_inventory_leads_to_the_hosts_and_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inventory, "STATE", tmp_path)
-    monkeypatch.setattr(inventory, "host_key", lambda host: f"ssh-ed25519 key-of-{host.number}")
     (tmp_path / "x").mkdir()
-    path = inventory.write_inventory("x", [Host("x", 1, "192.0.2.1"), Host("x", 2, "192.0.2.2")], "0.4.0")
+    keys = {Host("x", number, f"192.0.2.{number}"): f"ssh-ed25519 key-of-{number}" for number in (2, 1)}
+    path = inventory.write_inventory("x", keys, "0.4.0")
     content = json.loads("".join(line for line in path.read_text().splitlines(True) if not line.startswith("#")))
     assert content["opstage"]["hosts"] == {"x-1": {"ansible_host": "192.0.2.1"}, "x-2": {"ansible_host": "192.0.2.2"}}
     assert content["opstage"]["vars"]["testbed_version"] == "0.4.0"
