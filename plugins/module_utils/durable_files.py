@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import stat
 
 
 def sync_folder(folder: str) -> None:
@@ -26,3 +27,36 @@ def write_new_file(path: str, content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def replace_file(path: str, content: bytes) -> None:
+    """Write a file, 0600, that is the old one or the new one, whole, whenever the host stops; raises OSError."""
+    partial = f"{path}.partial"
+    if os.path.lexists(partial):
+        os.unlink(partial)
+    write_new_file(partial, content)
+    os.rename(partial, path)
+    sync_folder(os.path.dirname(path))
+
+
+class PrivateFolderError(Exception):
+    """A folder that is to hold secrets is a link, or belongs to somebody else."""
+
+
+def make_private_folder(folder: str) -> None:
+    """Make `folder` and what is missing above it, each 0700.
+
+    Raises PrivateFolderError where it is no folder or another user's, OSError where it cannot be made.
+    """
+    above = os.path.dirname(folder)
+    if not os.path.lexists(above):
+        make_private_folder(above)
+    if not os.path.lexists(folder):
+        os.mkdir(folder, 0o700)
+    state = os.lstat(folder)
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
+        raise PrivateFolderError(
+            f"{folder} must be a folder of user id {os.geteuid()} and no link, since it holds secrets; found "
+            f"{stat.filemode(state.st_mode)}, owner {state.st_uid}. Mend it or choose another folder."
+        )
+    os.chmod(folder, 0o700)

@@ -10,7 +10,7 @@ import os
 from datetime import datetime, timezone
 from typing import Any, Mapping
 
-from .durable_files import sync_folder
+from .durable_files import PrivateFolderError, make_private_folder, sync_folder
 
 STATE_ROOT = "/var/lib/opstage"
 """Folder on the host that holds one folder of state for each project."""
@@ -22,9 +22,14 @@ class JournalError(Exception):
     """The journal cannot be read or written."""
 
 
-def journal_path(project: str, state_root: str = STATE_ROOT) -> str:
+def state_folder(project: str) -> str:
+    """Return the folder on the host that holds what the collection remembers of `project`."""
+    return os.path.join(STATE_ROOT, project)
+
+
+def journal_path(project: str) -> str:
     """Return where the journal of `project` lies."""
-    return os.path.join(state_root, project, "journal.jsonl")
+    return os.path.join(state_folder(project), "journal.jsonl")
 
 
 def utc_now() -> str:
@@ -41,7 +46,7 @@ def append_entry(path: str, operation: str, status: str, details: Mapping[str, A
     line = (json.dumps(entry, sort_keys=True) + "\n").encode()
     folder = os.path.dirname(path)
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        make_private_folder(folder)
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             os.write(descriptor, _line_end_if_cut(descriptor) + line)
@@ -49,7 +54,7 @@ def append_entry(path: str, operation: str, status: str, details: Mapping[str, A
         finally:
             os.close(descriptor)
         sync_folder(folder)
-    except OSError as error:
+    except (OSError, PrivateFolderError) as error:
         raise JournalError(f"The journal {path} cannot be written: {error}") from error
     return entry
 

@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 
 from .docker_command import DockerError, container_logs, inspect
-from .opstage_api import OpstageUnreachableError, get_service_status
+from .network_namespace import call_in_network_of
+from .opstage_api import OpstageUnreachableError, ServiceStatus, get_service_status
 
 POLL_INTERVAL = 0.1
 """Seconds between two questions to the API: the resolution of the downtime that an operator sees."""
@@ -41,19 +42,21 @@ class Readiness:
     elapsed: float
 
 
-def wait_until_ready(url: str, expected_version: str | None, timeout: float, container: str) -> Readiness:
+def wait_until_ready(
+    url: str, expected_version: str | None, timeout: float, container: str, isolated: bool = False
+) -> Readiness:
     """Wait until the API at `url` says `UP` and reports `expected_version` (any version when None).
 
-    `timeout` is in seconds. `container` names the container whose death ends the wait early.
+    `timeout` is in seconds. `container` names the container whose death ends the wait early. `isolated`: ask from
+    inside the container's own network, where `url` is then an address; for a container without any other.
     Raises NotReadyError: after the timeout, at once when a healthy service reports another version, and as soon as
     the container has died for good.
     """
     begin = time.monotonic()
     next_look = begin + CONTAINER_INTERVAL
     while True:
-        found = "no answer yet"
         try:
-            answer = get_service_status(url)
+            answer = _ask_inside(url, container) if isolated else get_service_status(url)
             found = f"status {answer.status or 'missing'}, version {answer.version or 'missing'}"
             if answer.status == "UP":
                 _require_version(answer.version, expected_version, url, container)
@@ -70,6 +73,20 @@ def wait_until_ready(url: str, expected_version: str | None, timeout: float, con
                 _last_logs(container),
             )
         time.sleep(POLL_INTERVAL)
+
+
+def _ask_inside(url: str, container: str) -> ServiceStatus:
+    """Ask from inside the container's network; raises OpstageUnreachableError, also while it does not run."""
+    try:
+        pid = inspect("container", [container])[0]["State"]["Pid"]
+    except DockerError as error:
+        raise NotReadyError(f"The container {container} is gone: {error}", []) from error
+    if not pid:
+        raise OpstageUnreachableError(f"the container {container} is not running")
+    try:
+        return call_in_network_of(pid, lambda: get_service_status(url))
+    except OSError as error:
+        raise OpstageUnreachableError(f"the container {container} ended while it was asked: {error}") from error
 
 
 def _require_version(version: str, expected: str | None, url: str, container: str) -> None:

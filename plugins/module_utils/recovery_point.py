@@ -12,14 +12,13 @@ import os
 import re
 import shutil
 import socket
-import stat
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Iterator, Mapping
 
-from .durable_files import sync_folder, write_new_file
+from .durable_files import make_private_folder, sync_folder, write_new_file
 from .semantic_version import VersionError, parse_version
 from .sqlite_files import utc_stamp
 from .sqlite_snapshot import Snapshot, create_snapshot
@@ -67,12 +66,12 @@ def create_recovery_point(
 
     deployment: the fields of deployment.Deployment. method: `online` or `offline`, as it is recorded. The folder gets
     its name last, after everything in it is verified and on disk; on any failure nothing is left of it.
-    Raises RecoveryPointError, SnapshotError.
+    Raises RecoveryPointError, SnapshotError, PrivateFolderError, OSError.
     """
     began = time.monotonic()
     created = datetime.now(timezone.utc)
     parent = project_root(root, deployment["project"])
-    _make_private_folder(parent)
+    make_private_folder(parent)
     with _alone(parent):
         _remove_partial_folders(parent)
         _require_space(parent, deployment["database"])
@@ -95,22 +94,6 @@ def create_recovery_point(
             shutil.rmtree(partial, ignore_errors=True)
             raise
     return RecoveryPoint(final, manifest)
-
-
-def _make_private_folder(folder: str) -> None:
-    """Make `folder` and what is missing above it, each 0700; refuse one that somebody else owns or that is a link."""
-    above = os.path.dirname(folder)
-    if not os.path.lexists(above):
-        _make_private_folder(above)
-    if not os.path.lexists(folder):
-        os.mkdir(folder, 0o700)
-    state = os.lstat(folder)
-    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
-        raise RecoveryPointError(
-            f"{folder} must be a folder of user id {os.geteuid()} and no link: recovery points hold secrets. "
-            f"Found mode {stat.filemode(state.st_mode)}, owner {state.st_uid}. Mend it or set opstage_backup_root."
-        )
-    os.chmod(folder, 0o700)
 
 
 @contextmanager

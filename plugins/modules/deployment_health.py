@@ -44,6 +44,12 @@ options:
       - The version that the API must report.
       - Any version will do when not given.
     type: str
+  isolated:
+    description:
+      - Ask from inside the container's own network, for a container that was started where no client reaches it.
+      - O(url) is then an address inside the container.
+    type: bool
+    default: false
   timeout:
     description: Seconds to wait at the most.
     type: int
@@ -101,6 +107,7 @@ def main() -> None:
             "url": {"type": "str", "required": True},
             "container": {"type": "str", "required": True},
             "version": {"type": "str"},
+            "isolated": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 120},
         },
         supports_check_mode=True,
@@ -110,7 +117,11 @@ def main() -> None:
     parameters = module.params
     try:
         readiness = wait_until_ready(
-            parameters["url"], parameters["version"], parameters["timeout"], parameters["container"]
+            parameters["url"],
+            parameters["version"],
+            parameters["timeout"],
+            parameters["container"],
+            parameters["isolated"],
         )
     except NotReadyError as error:
         module.fail_json(msg=str(error), container_logs=error.logs)

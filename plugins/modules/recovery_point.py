@@ -97,6 +97,7 @@ damage:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.collection import VERSION
+from ansible_collections.capsule.opstage.plugins.module_utils.durable_files import PrivateFolderError
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     REASONS,
     RecoveryPointError,
@@ -132,7 +133,7 @@ def main() -> None:
         if not (parameters["allow_damaged"] and error.reason in DAMAGE):
             module.fail_json(msg=NOTHING_LEFT.format(error))
         module.exit_json(changed=False, damage=str(error))
-    except (RecoveryPointError, OSError) as error:
+    except (RecoveryPointError, PrivateFolderError, OSError) as error:
         module.fail_json(msg=NOTHING_LEFT.format(error))
     module.exit_json(
         changed=True,

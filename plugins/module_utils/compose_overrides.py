@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Override files for Compose, by which a target image is pulled and first started before the project names it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+
+from .durable_files import make_private_folder, replace_file
+
+TARGET_IMAGE = "target-image.yml"
+ISOLATION = "isolation.yml"
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Where the override files lie, and whether writing them changed anything."""
+
+    target_image: str
+    isolation: str
+    changed: bool
+
+
+def write_overrides(folder: str, service: str, image: str, check_mode: bool = False) -> Overrides:
+    """Write both override files for `service` into `folder`, 0600 in a folder 0700; nothing in check mode.
+
+    Raises OSError, PrivateFolderError.
+    """
+    paths = {name: os.path.join(folder, name) for name in (TARGET_IMAGE, ISOLATION)}
+    wanted = {
+        paths[TARGET_IMAGE]: target_image_override(service, image),
+        paths[ISOLATION]: isolation_override(service),
+    }
+    outdated = {path: content for path, content in wanted.items() if _read(path) != content}
+    if outdated and not check_mode:
+        make_private_folder(folder)
+        for path, content in outdated.items():
+            replace_file(path, content)
+    return Overrides(paths[TARGET_IMAGE], paths[ISOLATION], bool(outdated))
+
+
+def target_image_override(service: str, image: str) -> bytes:
+    """Return the override that gives `service` another image."""
+    return f"services:\n  {json.dumps(service)}:\n    image: {json.dumps(image)}\n".encode()
+
+
+def isolation_override(service: str) -> bytes:
+    """Return the override that leaves `service` without any network.
+
+    `!reset` takes away what the project's own files give; Compose has it since 2.18
+    (https://docs.docker.com/reference/compose-file/merge/#reset-value).
+    """
+    return (
+        f"services:\n  {json.dumps(service)}:\n"
+        "    network_mode: none\n    networks: !reset null\n    ports: !reset []\n"
+    ).encode()
+
+
+def _read(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return None
