@@ -163,8 +163,22 @@ def has_content(path: str) -> bool:
 
 
 def logs_with_content(path: str) -> tuple[str, ...]:
-    """The logs beside the database at ``path`` which SQLite would replay into it."""
-    return tuple(path + suffix for suffix in LOG_SUFFIXES if has_content(path + suffix))
+    """The logs beside the database at ``path`` which SQLite would replay into it.
+
+    A journal that begins with a zero byte is one that was used up (https://sqlite.org/pragma.html#pragma_journal_mode,
+    PERSIST).
+    """
+    logs = [path + suffix for suffix in LOG_SUFFIXES if has_content(path + suffix)]
+    return tuple(log for log in logs if not (log.endswith("-journal") and _begins_with_zero(log)))
+
+
+def _begins_with_zero(path: str) -> bool:
+    """Whether the first byte of a plain file is zero; False for anything else."""
+    status = found_status(path)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return False
+    with opened_plain_file(path) as descriptor:
+        return os.pread(descriptor, 1, 0) == b"\x00"
 
 
 def identity(status: os.stat_result) -> tuple[int, int]:

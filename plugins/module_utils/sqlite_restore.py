@@ -24,6 +24,7 @@ from .sqlite_files import (
     blocks_of,
     database_uri,
     errors_raised_as,
+    explain_sqlite_error,
     found_status,
     identity,
     logs_with_content,
@@ -213,30 +214,46 @@ def _stage(source: str, staged: StagedFile, facts: DatabaseFacts) -> None:
 def _fold_log(dest: str) -> None:
     """Bring what the old database's logs hold into its file, so that it is whole without them.
 
-    A database so damaged that SQLite cannot do it stays as it is: that is when a restore is needed most.
-    Raises DatabaseFileError or sqlite3.Error when it cannot be done for any other reason.
+    A database too damaged to be read stays byte for byte as it is: that is when a restore is needed most.
+    Raises DatabaseFileError or sqlite3.Error when the log of a sound one cannot be folded, as it is locked or
+    the space does not suffice.
     """
     if found_status(dest) is None or not logs_with_content(dest):
         return
-    with opened_plain_file(dest) as descriptor, contextlib.ExitStack() as stack:
-        try:
-            read_header(descriptor, dest)
-            connection = stack.enter_context(contextlib.closing(_connect_writing(dest)))
+    with opened_plain_file(dest) as descriptor:
+        if _is_readable(dest, descriptor):
+            _fold(dest)
+
+
+def _fold(dest: str) -> None:
+    try:
+        with contextlib.closing(_connect(dest, "rw")) as connection:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             (journal_mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
-        except sqlite3.OperationalError:
+    except sqlite3.Error as error:
+        if explain_sqlite_error(error)[0] in (Reason.LOCKED, Reason.NO_SPACE):
             raise
-        except (sqlite3.DatabaseError, DatabaseFileError):
-            return
+        return
     if journal_mode != "delete":
         raise DatabaseFileError(Reason.LOCKED, f"{dest} is locked; stop what uses it, then restore again")
-    left = logs_with_content(dest)
-    if left:
-        raise DatabaseFileError(Reason.SYSTEM, f"SQLite left {', '.join(left)} behind; open {dest} with it to see why")
 
 
-def _connect_writing(dest: str) -> sqlite3.Connection:
-    return sqlite3.connect(database_uri(dest, mode="rw"), uri=True, isolation_level=None, timeout=FOLD_BUSY_SECONDS)
+def _is_readable(dest: str, descriptor: int) -> bool:
+    """Whether SQLite can read the schema; asked read-only, since a writer folds the log even when it cannot."""
+    try:
+        read_header(descriptor, dest)
+        with contextlib.closing(_connect(dest, "ro")) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except DatabaseFileError:
+        return False
+    except sqlite3.Error as error:
+        hot_journal = "readonly" in str(error)
+        return hot_journal or explain_sqlite_error(error)[0] is Reason.LOCKED
+    return True
+
+
+def _connect(dest: str, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(database_uri(dest, mode=mode), uri=True, isolation_level=None, timeout=FOLD_BUSY_SECONDS)
 
 
 def _keep(dest: str) -> str | None:

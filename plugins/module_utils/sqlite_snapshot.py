@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Callable, Iterator
 
 from .sqlite_files import (
+    SIDECAR_SUFFIXES,
     DatabaseFileError,
     Deadline,
     Reason,
@@ -241,7 +242,7 @@ def _publish(staged: StagedFile, source: str, dest: str, final: str, overwrite: 
 def _opened_source(path: str, descriptor: int, deadline: Deadline) -> Iterator[_Source]:
     """Open the source inside a read transaction; its -wal and -shm, if they must be made, belong to its owner."""
     header = read_header(descriptor, path)
-    for suffix in ("-wal", "-shm", "-journal"):
+    for suffix in SIDECAR_SUFFIXES:
         status = found_status(path + suffix)
         if status is not None:
             require_plain_file(path + suffix, status)

@@ -101,6 +101,14 @@ class TestReplacing:
         assert numbers_in(Path(restoration.backup_file)) == rows(5_000)
         assert application_view(path) == rows(BACKUP_ROWS)
 
+    def test_beside_a_journal_that_was_used_up(self, data: Path, backup: Path) -> None:
+        path = make_database(data / "opstage.db", 10, "PERSIST")
+        assert os.path.getsize(f"{path}-journal") > 0
+        restoration = restore_database(str(backup), str(path), keep_previous=True)
+        assert restoration.backup_file is not None
+        assert names_in(data) == ["opstage.db", os.path.basename(restoration.backup_file)]
+        assert application_view(path) == rows(BACKUP_ROWS)
+
     def test_keeps_owner_group_and_mode(self, data: Path, backup: Path) -> None:
         path, _written = deployed(data)
         os.chmod(path, 0o640)
@@ -165,6 +173,21 @@ class TestKeepingThePrevious:
         with open(path, "r+b") as file:
             file.write(b"overwritten by something else")
         database, log = path.read_bytes(), Path(f"{path}-wal").read_bytes()
+        restoration = restore_database(str(backup), str(path), keep_previous=True)
+        assert restoration.backup_file is not None
+        assert Path(restoration.backup_file).read_bytes() == database
+        assert Path(f"{restoration.backup_file}-wal").read_bytes() == log
+        assert application_view(path) == rows(BACKUP_ROWS)
+
+    def test_one_with_a_damaged_schema_is_kept_byte_for_byte(self, data: Path, backup: Path) -> None:
+        path = make_database(data / "opstage.db", 3, "WAL")
+        with writing(path, rate=1, checkpoint=0, rows=1):
+            pass
+        with open(path, "r+b") as file:
+            file.seek(100)
+            file.write(b"\x77" * 3996)
+        database, log = path.read_bytes(), Path(f"{path}-wal").read_bytes()
+        assert len(log) == 32 + 24 + 4096, "the log must hold one page, and not the first one"
         restoration = restore_database(str(backup), str(path), keep_previous=True)
         assert restoration.backup_file is not None
         assert Path(restoration.backup_file).read_bytes() == database
