@@ -10,8 +10,8 @@ module: compose_overrides
 short_description: Write override files by which Compose prepares an upgrade
 version_added: 0.1.0
 description:
-  - Writes two override files for a service of a Compose project, beside the journal of the deployment. The project's own
-    files stay as they are.
+  - Writes two override files for a service of a Compose project, beside the journal of the deployment. The project's
+    own files stay as they are.
   - One gives the service the image of the target version, so that it can be pulled before the project names it.
   - The other takes the service's networks and published ports away, so that the target version can be started and
     verified on the data while no client reaches it. What cannot be reached takes no write that a rollback would lose.
