@@ -22,6 +22,8 @@ from testbed.process import (
 
 ENGINE_LOG = CACHE / "dockerd.log"
 ENGINE_RECORD = CACHE / "dockerd.json"
+SERVER_PACKAGES = {"docker.io": "dockerd", "iptables": "iptables"}
+"""Debian's packages, each with a program by which its presence is known."""
 SECONDS_TO_START = 60
 SECONDS_TO_STOP = 30
 
@@ -47,20 +49,14 @@ def ensure_engine() -> None:
         raise TestbedError(
             f"no engine answers at DOCKER_HOST={os.environ['DOCKER_HOST']}; start it or unset DOCKER_HOST"
         )
-    missing = [
-        package
-        for package, command in (("docker.io", "dockerd"), ("docker-cli", "docker"), ("iptables", "iptables"))
-        if shutil.which(command) is None and (command != "docker" or package_exists(package))
-    ]
+    missing = [name for name, program in SERVER_PACKAGES.items() if shutil.which(program) is None]
     if missing:
         install(missing)
+    if shutil.which("docker") is None:
+        # A package of its own from Debian 13 on, which docker.io only recommends.
+        install(["docker-cli"])
     if not answers():
         start_engine()
-
-
-def package_exists(package: str) -> bool:
-    """Whether this Debian release has ``package``: the client is one of its own from Debian 13 on."""
-    return succeeds(["apt-cache", "show", "--quiet", package])
 
 
 def start_engine() -> None:

@@ -99,9 +99,15 @@ def build() -> str:
     image = importer.stdout.decode().strip()
     if status:
         docker("image", "rm", image)
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        raise TestbedError(f"mmdebstrap could not build the host image: {lines[-1] if lines else status} (see {log})")
+        raise TestbedError(f"mmdebstrap could not build the host image: {first_error(log)} (all of it: {log})")
     return image
+
+
+def first_error(log: Path) -> str:
+    """The line with which mmdebstrap says what went wrong first; those after it only follow from that."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    errors = [line for line in lines if line.startswith("E: ")]
+    return (errors or lines or ["no output"])[0]
 
 
 def remove_images(repository: str | None) -> list[str]:
