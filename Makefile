@@ -40,6 +40,7 @@ lint: environment ## formats, types, rules, changelog fragments, licenses
 sanity: environment ## ansible-test sanity, with no ignore file
 	python tests/tools/sanity.py
 
+unit: export ANSIBLE_REMOTE_TEMP := $(ANSIBLE_HOME)/remote
 unit: environment ## tests of the core and the modules; need no root
 	pytest tests/unit
 
