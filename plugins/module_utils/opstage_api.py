@@ -11,6 +11,9 @@ import urllib.request
 from dataclasses import dataclass
 from typing import Any
 
+URL_IN_CONTAINER = "http://127.0.0.1:8080"
+"""Where the service answers inside its own container."""
+
 ANSWER_LIMIT = 1 << 20
 """Bytes that are read of an answer; a health answer has a few hundred."""
 

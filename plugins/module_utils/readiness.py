@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .docker_command import DockerError, container_logs, inspect
 from .network_namespace import call_in_network_of
-from .opstage_api import OpstageUnreachableError, ServiceStatus, get_service_status
+from .opstage_api import URL_IN_CONTAINER, OpstageUnreachableError, ServiceStatus, get_service_status
 
 POLL_INTERVAL = 0.1
 """Seconds between two questions to the API: the resolution of the downtime that an operator sees."""
@@ -47,16 +47,17 @@ def wait_until_ready(
 ) -> Readiness:
     """Wait until the API at `url` says `UP` and reports `expected_version` (any version when None).
 
-    `timeout` is in seconds. `container` names the container whose death ends the wait early. `isolated`: ask from
-    inside the container's own network, where `url` is then an address; for a container without any other.
+    `timeout` is in seconds. `container` names the container whose death ends the wait early. `isolated`: ask the
+    service's own port from inside the container's network, for a container without any other; `url` is then not used.
     Raises NotReadyError: after the timeout, at once when a healthy service reports another version, and as soon as
     the container has died for good.
     """
+    url = URL_IN_CONTAINER if isolated else url
     begin = time.monotonic()
     next_look = begin + CONTAINER_INTERVAL
     while True:
         try:
-            answer = _ask_inside(url, container) if isolated else get_service_status(url)
+            answer = _ask_inside(container) if isolated else get_service_status(url)
             found = f"status {answer.status or 'missing'}, version {answer.version or 'missing'}"
             if answer.status == "UP":
                 _require_version(answer.version, expected_version, url, container)
@@ -75,7 +76,7 @@ def wait_until_ready(
         time.sleep(POLL_INTERVAL)
 
 
-def _ask_inside(url: str, container: str) -> ServiceStatus:
+def _ask_inside(container: str) -> ServiceStatus:
     """Ask from inside the container's network; raises OpstageUnreachableError, also while it does not run."""
     try:
         pid = inspect("container", [container])[0]["State"]["Pid"]
@@ -84,7 +85,7 @@ def _ask_inside(url: str, container: str) -> ServiceStatus:
     if not pid:
         raise OpstageUnreachableError(f"the container {container} is not running")
     try:
-        return call_in_network_of(pid, lambda: get_service_status(url))
+        return call_in_network_of(pid, lambda: get_service_status(URL_IN_CONTAINER))
     except OSError as error:
         raise OpstageUnreachableError(f"the container {container} ended while it was asked: {error}") from error
 

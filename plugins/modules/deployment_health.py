@@ -47,7 +47,7 @@ options:
   isolated:
     description:
       - Ask from inside the container's own network, for a container that was started where no client reaches it.
-      - O(url) is then an address inside the container.
+      - The service's own port is asked there, and O(url) is not used.
     type: bool
     default: false
   timeout:
