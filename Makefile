@@ -30,7 +30,7 @@ lint: environment ## formats, types, rules, changelog fragments, licenses
 	ruff check .
 	ruff format --check .
 	mypy --package ansible_collections.capsule.opstage.plugins
-	mypy tests/testbed tests/tools
+	mypy tests/scenarios tests/standin tests/testbed tests/tools
 	yamllint --strict .
 	ansible-lint
 	antsibull-changelog lint
