@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -48,7 +49,7 @@ def _get_data(url: str, timeout: float) -> dict[str, Any]:
             body = response.read(ANSWER_LIMIT)
     except urllib.error.HTTPError as error:
         raise OpstageUnreachableError(f"{url} answered HTTP {error.code}, expected 200") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise OpstageUnreachableError(f"{url} did not answer: {error}") from error
     try:
         envelope = json.loads(body)
