@@ -40,14 +40,17 @@ def replace_file(path: str, content: bytes) -> None:
 
 
 class PrivateFolderError(Exception):
-    """A folder that is to hold secrets is a link, or belongs to somebody else."""
+    """A folder that is to hold secrets is a link, belongs to somebody else, or is not named by an absolute path."""
 
 
 def make_private_folder(folder: str) -> None:
     """Make `folder` and what is missing above it, each 0700.
 
-    Raises PrivateFolderError where it is no folder or another user's, OSError where it cannot be made.
+    Raises PrivateFolderError where it is no folder, another user's, or no absolute path, OSError where it cannot be
+    made.
     """
+    if not os.path.isabs(folder):
+        raise PrivateFolderError(f"{folder!r} cannot hold secrets: expected an absolute path.")
     above = os.path.dirname(folder)
     if not os.path.lexists(above):
         make_private_folder(above)

@@ -107,7 +107,7 @@ def test_an_answer_just_within_the_limit() -> None:
 
 def test_nobody_listens() -> None:
     url = unused_url()
-    with pytest.raises(OpstageUnreachableError, match="did not answer: .*refused"):
+    with pytest.raises(OpstageUnreachableError, match=r"did not answer: .*refused"):
         get_service_status(url)
 
 
