@@ -42,17 +42,16 @@ def append_entry(path: str, operation: str, status: str, details: Mapping[str, A
 
     The file is made 0600 in a folder made 0700. Raises JournalError when it cannot be written.
     """
-    entry: dict[str, Any] = {"time": utc_now(), "operation": operation, "status": status, **details}
+    entry: dict[str, Any] = {**details, "time": utc_now(), "operation": operation, "status": status}
     line = (json.dumps(entry, sort_keys=True) + "\n").encode()
     folder = os.path.dirname(path)
     try:
         make_private_folder(folder)
         descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, _line_end_if_cut(descriptor) + line)
+        with os.fdopen(descriptor, "ab") as stream:
+            stream.write(_line_end_if_cut(descriptor) + line)
+            stream.flush()
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
         sync_folder(folder)
     except (OSError, PrivateFolderError) as error:
         raise JournalError(f"The journal {path} cannot be written: {error}") from error

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
+    JournalError,
+    append_entry,
+    find_last_upgrade,
+    find_unfinished,
+    journal_path,
+    read_entries,
+)
+
+# Appends an entry where a file may not grow beyond so many bytes, as on a disk that is nearly full.
+WRITER_WITHOUT_ROOM = """
+import resource, signal, sys
+sys.path.insert(0, sys.argv[1])
+from ansible_collections.capsule.opstage.plugins.module_utils.journal import JournalError, append_entry
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
+try:
+    append_entry(sys.argv[2], "upgrade", "finished", {"padding": "x" * 1000})
+except JournalError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "opstage" / "journal.jsonl"
+
+
+def add(path: Path, operation: str = "upgrade", status: str = "started", **details: Any) -> dict[str, Any]:
+    return append_entry(str(path), operation, status, details)
+
+
+class TestFile:
+    def test_entries_come_back_in_their_order(self, path: Path) -> None:
+        assert read_entries(str(path)) == []
+        source = {"version": "0.2.0", "image": "repo:0.2.0", "note": "Zürich \u2028 line"}
+        written = [add(path, "upgrade", "started", source=source), add(path, "upgrade", "finished", source=source)]
+        assert read_entries(str(path)) == written
+        assert [(entry["operation"], entry["status"], entry["source"]) for entry in written] == [
+            ("upgrade", "started", source),
+            ("upgrade", "finished", source),
+        ]
+        for entry in written:
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", entry["time"])
+        assert written[0]["time"] <= written[1]["time"]
+        assert [json.loads(line) for line in path.read_text().splitlines()] == written
+
+    def test_only_its_owner_can_read_it(self, path: Path) -> None:
+        before = os.umask(0)
+        try:
+            add(path)
+        finally:
+            os.umask(before)
+        modes = [stat.S_IMODE(place.stat().st_mode) for place in (path, path.parent, path.parent.parent)]
+        assert modes == [0o600, 0o700, 0o700]
+
+    def test_details_cannot_take_the_place_of_what_happened(self, path: Path) -> None:
+        details = {"operation": "restore", "status": "finished", "time": "2000-01-01", "recovery_point": "/a"}
+        append_entry(str(path), "upgrade", "started", details)
+        (entry,) = read_entries(str(path))
+        assert (entry["operation"], entry["status"], entry["recovery_point"]) == ("upgrade", "started", "/a")
+        assert entry["time"] > "2026"
+
+    def test_a_line_that_was_cut_off_does_not_count_and_spoils_no_other(self, path: Path) -> None:
+        whole = [add(path, "upgrade", "started"), add(path, "upgrade", "finished")]
+        content = path.read_bytes()
+        last = len(content.splitlines(keepends=True)[-1])
+        for cut in range(1, last):
+            path.write_bytes(content[:-cut])
+            expected = whole if cut == 1 else whole[:1]
+            assert read_entries(str(path)) == expected
+            added = add(path, "rollback", "started")
+            assert read_entries(str(path)) == [*expected, added]
+
+    @pytest.mark.parametrize("line", [b"", b"\x00" * 40, b"\xff\xfe", b"[]", b"1", b'{"status": "started"}', b"{}"])
+    def test_a_line_that_is_no_entry_does_not_count(self, path: Path, line: bytes) -> None:
+        first = add(path)
+        with path.open("ab") as stream:
+            stream.write(line + b"\n")
+        second = add(path, "upgrade", "finished")
+        assert read_entries(str(path)) == [first, second]
+
+    def test_a_link_is_not_followed(self, path: Path, tmp_path: Path) -> None:
+        path.parent.mkdir(parents=True)
+        path.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(JournalError, match=f"The journal {path} cannot be written"):
+            add(path)
+        assert not (tmp_path / "elsewhere").exists()
+
+    def test_a_folder_that_is_a_link_is_refused(self, path: Path, tmp_path: Path) -> None:
+        (tmp_path / "elsewhere").mkdir()
+        path.parent.parent.mkdir()
+        path.parent.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(JournalError, match="and no link"):
+            add(path)
+        assert list((tmp_path / "elsewhere").iterdir()) == []
+
+    def test_what_cannot_be_read_is_no_empty_journal(self, path: Path) -> None:
+        path.mkdir(parents=True)
+        with pytest.raises(JournalError, match=f"The journal {path} cannot be read"):
+            read_entries(str(path))
+
+    def test_an_entry_that_does_not_fit_on_the_disk_is_an_error(self, path: Path, collections_root: Path) -> None:
+        before = add(path)
+        limit = path.stat().st_size + 300
+        command = [sys.executable, "-c", WRITER_WITHOUT_ROOM, str(collections_root), str(path), str(limit)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"The journal {path} cannot be written" in done.stdout
+        assert path.stat().st_size == limit
+        assert read_entries(str(path)) == [before]
+        after = add(path)
+        assert read_entries(str(path)) == [before, after]
+
+    def test_place(self) -> None:
+        assert journal_path("opstage") == "/var/lib/opstage/opstage/journal.jsonl"
+
+
+# What happened, the entry of an operation that was cut off, the entry that a rollback would undo.
+HISTORIES: list[tuple[str, int | None, int | None]] = [
+    ("", None, None),
+    ("upgrade started", 0, 0),
+    ("upgrade started, upgrade finished", None, 1),
+    ("upgrade started, upgrade failed", None, None),
+    ("upgrade started, upgrade finished, upgrade started", 2, 2),
+    ("upgrade started, upgrade finished, upgrade started, upgrade finished", None, 3),
+    ("upgrade started, upgrade finished, upgrade started, upgrade failed", None, 1),
+    ("upgrade started, upgrade finished, upgrade started, upgrade failed, upgrade started, upgrade failed", None, 1),
+    ("upgrade started, upgrade failed, upgrade started, upgrade finished", None, 3),
+    ("upgrade started, upgrade failed, upgrade started", 2, 2),
+    ("upgrade started, upgrade finished, rollback started, rollback finished", None, None),
+    ("upgrade started, upgrade finished, rollback started", 2, 1),
+    ("upgrade started, rollback started, rollback finished", None, None),
+    ("upgrade started, rollback started", 1, 0),
+    ("upgrade started, upgrade finished, rollback started, rollback started, rollback finished", None, None),
+    (
+        "upgrade started, upgrade finished, rollback started, rollback finished, upgrade started, upgrade finished",
+        None,
+        5,
+    ),
+    (
+        "upgrade started, upgrade finished, rollback started, rollback finished, upgrade started, upgrade failed",
+        None,
+        None,
+    ),
+    ("upgrade started, upgrade finished, restore started, restore finished", None, 1),
+    ("upgrade started, upgrade finished, restore started, restore failed", None, 1),
+    ("upgrade started, upgrade finished, restore started", 2, 1),
+    ("restore started", 0, None),
+    ("restore started, restore failed", None, None),
+]
+
+
+@pytest.mark.parametrize(("history", "unfinished", "last_upgrade"), HISTORIES, ids=[case[0] for case in HISTORIES])
+def test_what_the_history_says(history: str, unfinished: int | None, last_upgrade: int | None, path: Path) -> None:
+    for step in filter(None, history.split(", ")):
+        operation, status = step.split()
+        add(path, operation, status)
+    entries = read_entries(str(path))
+    assert find_unfinished(entries) == (None if unfinished is None else entries[unfinished])
+    assert find_last_upgrade(entries) == (None if last_upgrade is None else entries[last_upgrade])
