@@ -22,18 +22,27 @@ def run_docker(arguments: Sequence[str], timeout: float = DEFAULT_TIMEOUT) -> st
 
     Raises DockerError with the command's own words when it fails or takes longer than `timeout` seconds.
     """
+    return _run(arguments, timeout, subprocess.PIPE)
+
+
+def _run(arguments: Sequence[str], timeout: float, stderr: int) -> str:
+    """Do what run_docker says, standard error going where `stderr` says, as in subprocess.run."""
     command = ["docker", *arguments]
     shown = " ".join(command)
     try:
-        completed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
+        completed = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, timeout=timeout, check=False
+        )
     except FileNotFoundError as error:
         raise DockerError(
             "The docker command was not found on this host: install the Docker Engine's client."
         ) from error
+    except OSError as error:
+        raise DockerError(f"`{shown}` cannot be run: {error}") from error
     except subprocess.TimeoutExpired as error:
         raise DockerError(f"`{shown}` gave no answer within {timeout:g} s: is the Docker Engine running?") from error
     if completed.returncode != 0:
-        words = completed.stderr.decode(errors="replace").strip()
+        words = (completed.stderr or completed.stdout).decode(errors="replace").strip()
         raise DockerError(f"`{shown}` failed with exit code {completed.returncode}: {words}")
     return completed.stdout.decode(errors="replace")
 
@@ -47,13 +56,12 @@ def inspect(kind: str, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def container_logs(container: str, lines: int) -> list[str]:
-    """Return the last `lines` lines that the container wrote, standard output and error together."""
-    completed = subprocess.run(
-        ["docker", "logs", "--tail", str(lines), container],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=DEFAULT_TIMEOUT,
-        check=False,
-    )
-    return completed.stdout.decode(errors="replace").splitlines()
+    """Return the last `lines` lines that the container wrote, standard output and error together.
+
+    They go with the report of a failure, which a second one must not replace: where Docker does not give them, the
+    only line says why.
+    """
+    try:
+        return _run(["logs", "--tail", str(lines), container], DEFAULT_TIMEOUT, subprocess.STDOUT).splitlines()
+    except DockerError as error:
+        return [f"The logs are missing: {error}"]
