@@ -15,12 +15,12 @@ import json
 import os
 import re
 import stat
-import subprocess
 import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Iterator, Mapping, Sequence
 
+from .command import CommandTimeoutError, CompletedCommand, run_command
 from .compose_interpolation import InterpolationError, Origin, Piece, SourceFile, Variables, interpolate
 from .compose_yaml import QUOTED_KINDS, Node, scan
 from .image_reference import ImageReference, ImageReferenceError, parse_image_reference, validate_digest, validate_tag
@@ -231,8 +231,8 @@ def _compose_config(
     command += [word for path in files or [] for word in ("--file", path)]
     command += [word for path in env_files or [] for word in ("--env-file", path)]
     completed = _run(project, [*command, "--profile", "*", "config", "--format", "json"])
-    if completed.returncode != 0:
-        if _run(project, ["docker", "compose", "version"]).returncode != 0:
+    if completed.status != 0:
+        if _run(project, ["docker", "compose", "version"]).status != 0:
             raise ComposeImageError(
                 "`docker compose` does not work on this host: install the Docker Compose plugin, version 2.20 or newer."
             )
@@ -248,24 +248,16 @@ def _without_values(words: str) -> str:
     return _QUOTATION.sub(r"\1 (what stands there is not shown)", complaint.strip())
 
 
-def _run(project: ComposeProject, command: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+def _run(project: ComposeProject, command: Sequence[str]) -> CompletedCommand:
     """Run in the project's folder, where relative names in COMPOSE_FILE start."""
     try:
-        return subprocess.run(
-            command,
-            cwd=project.project_dir,
-            env=dict(project.environment),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=CONFIG_TIMEOUT,
-            check=False,
-        )
+        return run_command(command, CONFIG_TIMEOUT, folder=project.project_dir, environment=project.environment)
     except OSError as error:
         raise ComposeImageError(
             f"The docker command cannot be run on this host ({error.strerror}): install Docker and its Compose plugin."
         ) from error
-    except subprocess.TimeoutExpired as error:
-        raise ComposeImageError(f"`{' '.join(command)}` gave no answer within {CONFIG_TIMEOUT:g} s.") from error
+    except CommandTimeoutError as error:
+        raise ComposeImageError(f"`{' '.join(command)}` gave {error}.") from error
 
 
 def _require_image(config: Mapping[str, Any], service: str) -> None:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from typing import Any, Sequence
+
+from .command import CommandTimeoutError, run_command
 
 DEFAULT_TIMEOUT = 60.0
 """Seconds that one docker command may take."""
@@ -22,28 +23,26 @@ def run_docker(arguments: Sequence[str], timeout: float = DEFAULT_TIMEOUT) -> st
 
     Raises DockerError with the command's own words when it fails or takes longer than `timeout` seconds.
     """
-    return _run(arguments, timeout, subprocess.PIPE)
+    return _run(arguments, timeout)
 
 
-def _run(arguments: Sequence[str], timeout: float, stderr: int) -> str:
-    """Do what run_docker says, standard error going where `stderr` says, as in subprocess.run."""
+def _run(arguments: Sequence[str], timeout: float, merge_errors: bool = False) -> str:
+    """Do what run_docker says, with standard error in what is returned where `merge_errors` says so."""
     command = ["docker", *arguments]
     shown = " ".join(command)
     try:
-        completed = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, timeout=timeout, check=False
-        )
+        completed = run_command(command, timeout, merge_errors=merge_errors)
     except FileNotFoundError as error:
         raise DockerError(
             "The docker command was not found on this host: install the Docker Engine's client."
         ) from error
     except OSError as error:
         raise DockerError(f"`{shown}` cannot be run: {error}") from error
-    except subprocess.TimeoutExpired as error:
-        raise DockerError(f"`{shown}` gave no answer within {timeout:g} s: is the Docker Engine running?") from error
-    if completed.returncode != 0:
+    except CommandTimeoutError as error:
+        raise DockerError(f"`{shown}` gave {error}: is the Docker Engine running?") from error
+    if completed.status != 0:
         words = (completed.stderr or completed.stdout).decode(errors="replace").strip()
-        raise DockerError(f"`{shown}` failed with exit code {completed.returncode}: {words}")
+        raise DockerError(f"`{shown}` failed with exit code {completed.status}: {words}")
     return completed.stdout.decode(errors="replace")
 
 
@@ -62,6 +61,6 @@ def container_logs(container: str, lines: int) -> list[str]:
     only line says why.
     """
     try:
-        return _run(["logs", "--tail", str(lines), container], DEFAULT_TIMEOUT, subprocess.STDOUT).splitlines()
+        return _run(["logs", "--tail", str(lines), container], DEFAULT_TIMEOUT, merge_errors=True).splitlines()
     except DockerError as error:
         return [f"The logs are missing: {error}"]
