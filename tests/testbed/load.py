@@ -94,7 +94,7 @@ class Prober:
     def run(self) -> None:
         """Probe until ``stopped``."""
         with ThreadPoolExecutor(max_workers=int((CONNECT_TIMEOUT + ANSWER_TIMEOUT) / PROBE_INTERVAL)) as pool:
-            for _ in deadlines(1 / PROBE_INTERVAL, self.stopped):
+            for _moment in deadlines(1 / PROBE_INTERVAL, self.stopped):
                 pool.submit(self.probe)
 
     def probe(self) -> None:
@@ -116,12 +116,12 @@ class Prober:
         """The version that the service says, None where it does not say UP. Raises one of NETWORK_ERRORS."""
         connection = Connection(self.url)
         try:
-            _, health = ask(connection, "GET", "/api/system/health")
+            _status, health = ask(connection, "GET", "/api/system/health")
             data = health.get("data") or {}
             if data.get("status") != "UP":
                 return None
             if "version" not in data:
-                _, answer = ask(connection, "GET", "/api/system/version")
+                _status, answer = ask(connection, "GET", "/api/system/version")
                 data = answer.get("data") or {}
             return str(data.get("version", "unknown"))
         finally:
@@ -169,7 +169,7 @@ class Writer:
     def run(self) -> None:
         """Write until ``stopped``."""
         workers = max(4, round(self.rate / WRITES_PER_CONNECTION))
-        threads = [threading.Thread(target=self.work, args=(self.rate / workers,)) for _ in range(workers)]
+        threads = [threading.Thread(target=self.work, args=(self.rate / workers,)) for _worker in range(workers)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -180,7 +180,7 @@ class Writer:
     def work(self, rate: float) -> None:
         """Write on one connection, a new one after each failure, until ``stopped``."""
         connection = Connection(self.url)
-        for _ in deadlines(rate, self.stopped):
+        for _moment in deadlines(rate, self.stopped):
             try:
                 number = self.write(connection)
             except NETWORK_ERRORS:
@@ -201,19 +201,19 @@ class Writer:
             return number if status == 200 and isinstance(number, int) else None
         number = next(self.logins)
         credentials = {"username": f"traffic-{number}", "password": "not the password"}
-        status, _ = ask(connection, "POST", "/api/admin/auth/login", credentials)
+        status, _answer = ask(connection, "POST", "/api/admin/auth/login", credentials)
         return number if status == 401 else None
 
 
 def versions_in_order(successes: list[tuple[float, str]]) -> list[str]:
     """The versions that answered, one entry for each change."""
-    return [version for version, _ in itertools.groupby(version for _, version in sorted(successes))]
+    return [version for version, _group in itertools.groupby(version for _moment, version in sorted(successes))]
 
 
 def summarize(writer: Writer, prober: Prober, state: Path, began: float, ended: float) -> dict[str, Any]:
     """What the traffic saw, for SUMMARY; moments are seconds since its start."""
     numbers = [int(line) for line in (state / ACKNOWLEDGED).read_text(encoding="ascii").split()]
-    down = outages([moment for moment, _ in prober.successes], prober.failures, began, ended)
+    down = outages([moment for moment, _version in prober.successes], prober.failures, began, ended)
     lengths = [end - start for start, end in down]
     return {
         "mode": NUMBERED if writer.numbered else LOGINS,
@@ -243,7 +243,7 @@ def run_load(state: Path, url: str, rate: float) -> None:
         raise TestbedError(f"the rate is {rate:g}, expected a positive number of writes a second")
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopped.set())
+        signal.signal(number, lambda *_arguments: stopped.set())
     prober = Prober(url, stopped)
     probing = threading.Thread(target=prober.run)
     probing.start()

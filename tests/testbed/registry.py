@@ -97,7 +97,7 @@ def answers() -> bool:
 def tags() -> set[str]:
     """The tags in Opstage's repository."""
     try:
-        body, _ = request("GET", f"{REPOSITORY}/tags/list")
+        body, _headers = request("GET", f"{REPOSITORY}/tags/list")
     except urllib.error.HTTPError as error:
         if error.code == 404:
             return set()

@@ -153,8 +153,8 @@ def unmarked(text: str) -> str:
 
 
 def marked_replaced(text: str, replacement: str) -> bytes:
-    head, _, rest = text.partition("«")
-    _, _, tail = rest.partition("»")
+    head, _mark, rest = text.partition("«")
+    _inside, _mark, tail = rest.partition("»")
     return f"{head}{replacement}{tail}".encode("utf-8", "surrogateescape")
 
 

@@ -235,7 +235,7 @@ class TestTheCopy:
 
     def test_gets_a_name_with_the_time_in_a_folder(self, tmp_path: Path, folder: Path) -> None:
         source = make_database(tmp_path / "opstage.db")
-        taken: list[Snapshot] = [create_snapshot(str(source), str(folder)) for _ in range(3)]
+        taken: list[Snapshot] = [create_snapshot(str(source), str(folder)) for _attempt in range(3)]
         names = [os.path.basename(snapshot.dest) for snapshot in taken]
         assert names == sorted(set(names)) == names_in(folder)
         assert all(name.startswith("opstage-20") and name.endswith("Z.db") for name in names)
@@ -252,7 +252,7 @@ class TestTheCopy:
             except SnapshotError as error:
                 outcomes.append(error.reason)
 
-        threads = [threading.Thread(target=attempt) for _ in range(8)]
+        threads = [threading.Thread(target=attempt) for _attempt in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
