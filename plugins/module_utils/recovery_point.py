@@ -31,6 +31,8 @@ PROJECT_FOLDER = "project"
 REASONS = ("manual", "pre-upgrade", "pre-restore", "pre-rollback")
 _PARTIAL_PREFIX = ".partial-"
 _IDENTIFIER = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-\d{6}Z-[a-z-]+")
+_NEEDED = (("database", "sha256"), ("opstage", "version"))
+"""What the parts of a manifest must have for a restore."""
 _FREE_SPACE_RESERVE = 64 << 20
 """Bytes left free on the disk beside a new recovery point: the project's files, the manifest, and room to act."""
 
@@ -193,12 +195,14 @@ def _describe(
 
 
 def list_recovery_points(root: str, project: str) -> list[str]:
-    """Return the folders of the project's recovery points, oldest first."""
+    """Return the folders of the project's recovery points, oldest first; raises RecoveryPointError."""
     parent = project_root(root, project)
     try:
         names = os.listdir(parent)
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise RecoveryPointError(f"{parent} cannot be read: {error}") from error
     names = [name for name in names if _IDENTIFIER.fullmatch(name)]
     return [os.path.join(parent, name) for name in sorted(names)]
 
@@ -242,11 +246,16 @@ def read_recovery_point(path: str) -> RecoveryPoint:
             "it was made by another version of this collection, or damaged."
         )
     missing = [name for name in ("id", "database", "opstage", "image", "project") if name not in manifest]
-    if missing or "sha256" not in manifest["database"]:
-        raise RecoveryPointError(f"{manifest_path} is not whole: it lacks {', '.join(missing) or 'database.sha256'}.")
+    missing = missing or [f"{part}.{name}" for part, name in _NEEDED if not _has(manifest[part], name)]
+    if missing:
+        raise RecoveryPointError(f"{manifest_path} is not whole: it lacks {', '.join(missing)}.")
     if not os.path.isfile(os.path.join(path, DATABASE_NAME)):
         raise RecoveryPointError(f"{path} is not whole: it has no {DATABASE_NAME}.")
     return RecoveryPoint(path, manifest)
+
+
+def _has(part: object, name: str) -> bool:
+    return isinstance(part, dict) and name in part
 
 
 def require_same_or_newer(manifest: Mapping[str, Any], version: str | None) -> None:
