@@ -47,12 +47,19 @@ def plan_upgrade(
         needed = True
         problems.append(
             f"An operation on this deployment was cut off: {unfinished['operation']}, started {unfinished['time']}. "
-            "Run the rollback playbook to go back to where it began."
+            + _way_out(unfinished)
         )
     if needed:
         problems += _version_problems(deployment["version"], target_version)
         problems += _service_problems(deployment)
     return UpgradePlan(needed=needed, problems=problems, source=source, target=target)
+
+
+def _way_out(unfinished: Mapping[str, Any]) -> str:
+    """A rollback undoes an upgrade: after a restore that was cut off it would undo the wrong operation."""
+    if unfinished["operation"] == "restore":
+        return f"Run the restore playbook again; it was to put {unfinished.get('recovery_point')} in place."
+    return "Run the rollback playbook to go back to where it began."
 
 
 def _version_problems(current_version: str | None, target_version: str) -> list[str]:
