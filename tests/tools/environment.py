@@ -34,7 +34,10 @@ COLLECTION_LINK = CHECKOUT / ".collections" / "ansible_collections" / "capsule" 
 BYTES_OF_ENVIRONMENT = 1024**3
 """Free space for .venv (0.5 GiB were measured) and the environments of ansible-test (0.2 GiB)."""
 
-PACKAGES = {"demo": {"ssh": "openssh-client"}, "development": {"ssh": "openssh-client", "git": "git", "shellcheck": "shellcheck"}}
+PACKAGES = {
+    "demo": {"ssh": "openssh-client"},
+    "development": {"ssh": "openssh-client", "git": "git", "shellcheck": "shellcheck"},
+}
 """The Debian package that brings each command, by what the environment is made for."""
 
 SIGNS = {
