@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The thin modules around the core: what they return, what check mode does, how each failure ends in one message."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
+from ansible_collections.capsule.opstage.plugins.module_utils import journal
+from opstage_testing import RecordedDocker, answers, recorded_container, recorded_image, serving, unused_url
+from sqlite_testing import make_database, names_in, numbers_in
+
+Run = Callable[..., "dict[str, Any]"]
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the modules keep what they remember."""
+    monkeypatch.setattr(journal, "STATE_ROOT", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RecordedDocker:
+    docker = RecordedDocker(tmp_path / "docker", monkeypatch)
+    docker.says("logs", "last words\n")
+    return docker
+
+
+@pytest.fixture
+def run(state: Path, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a module's main() in this process and return what it answers."""
+
+    def run_module(module: str, check_mode: bool = False, **options: object) -> dict[str, Any]:
+        imported = importlib.import_module(f"ansible_collections.capsule.opstage.plugins.modules.{module}")
+        with patch_module_args({**options, "_ansible_check_mode": check_mode}), pytest.raises(SystemExit) as ended:
+            imported.main()
+        result: dict[str, Any] = json.loads(capsys.readouterr().out)
+        assert bool(result.get("failed")) == bool(ended.value.code)
+        return result
+
+    return run_module
+
+
+@pytest.fixture
+def deployment(docker: RecordedDocker, tmp_path: Path, run: Run) -> dict[str, Any]:
+    """A stopped deployment with a database of twenty rows, as deployment_info finds it."""
+    project, data = tmp_path / "project", tmp_path / "data"
+    for folder in (project, data):
+        folder.mkdir()
+    (project / "compose.yml").write_text("services: {}\n")
+    make_database(data / "opstage.db", 20, "WAL")
+    container = recorded_container("published")
+    container["Mounts"][0]["Source"] = str(data)
+    container["NetworkSettings"]["Ports"]["8080/tcp"][0]["HostPort"] = unused_url().rpartition(":")[2]
+    labels = container["Config"]["Labels"]
+    labels["com.docker.compose.project.working_dir"] = str(project)
+    labels["com.docker.compose.project.config_files"] = str(project / "compose.yml")
+    docker.has_containers([container])
+    docker.says("image-inspect", json.dumps([recorded_image(container["Image"])]))
+    found: dict[str, Any] = run("deployment_info")["deployment"]
+    return found
+
+
+def test_deployment_and_journal(deployment: dict[str, Any], run: Run, state: Path) -> None:
+    assert (deployment["project"], deployment["version"]) == ("opstage", "0.2.0")
+    before = run("deployment_info")
+    assert (before["changed"], before["last_upgrade"], before["unfinished_operation"]) == (False, None, None)
+    entry: dict[str, Any] = {"project": "opstage", "operation": "upgrade", "details": {"target": {"tag": "0.3.0"}}}
+    planned = run("journal_entry", check_mode=True, status="started", **entry)
+    assert (planned["changed"], planned["path"]) == (True, str(state / "opstage" / "journal.jsonl"))
+    assert not state.exists()
+    started = run("journal_entry", status="started", **entry)
+    assert started["entry"]["target"] == {"tag": "0.3.0"}
+    cut_off = run("deployment_info")
+    assert cut_off["unfinished_operation"] == cut_off["last_upgrade"] == started["entry"]
+    finished = run("journal_entry", status="finished", **entry)
+    done = run("deployment_info")
+    assert (done["unfinished_operation"], done["last_upgrade"]) == (None, finished["entry"])
+
+
+def test_no_deployment(docker: RecordedDocker, run: Run) -> None:
+    docker.has_containers([])
+    assert run("deployment_info")["msg"].startswith("No container of Opstage was found")
+
+
+def test_a_journal_that_cannot_be_used(deployment: dict[str, Any], run: Run, state: Path) -> None:
+    (state / "opstage" / "journal.jsonl").mkdir(parents=True)
+    assert "cannot be read" in run("deployment_info")["msg"]
+    assert "cannot be written" in run("journal_entry", project="opstage", operation="upgrade", status="started")["msg"]
+
+
+def test_recovery_point_and_back(deployment: dict[str, Any], run: Run, tmp_path: Path) -> None:
+    root = tmp_path / "backups"
+    options = {"deployment": deployment, "root": str(root), "reason": "pre-upgrade", "method": "offline"}
+    assert run("recovery_point", check_mode=True, **options)["changed"]
+    assert not root.exists()
+    made = run("recovery_point", **options)
+    assert made["changed"]
+    assert names_in(root / "opstage") == [Path(made["path"]).name]
+    assert numbers_in(Path(made["database"])) == list(range(1, 21))
+    assert (made["manifest"]["reason"], made["manifest"]["method"]) == ("pre-upgrade", "offline")
+    wanted = {"project": "opstage", "recovery_point": "latest", "root": str(root)}
+    found = run("recovery_point_info", version="0.2.0", **wanted)
+    assert not found["changed"]
+    for name in ("path", "database", "sha256", "manifest"):
+        assert found[name] == made[name]
+    assert "newer than 0.1.0" in run("recovery_point_info", version="0.1.0", **wanted)["msg"]
+    Path(made["database"]).write_bytes(b"damaged")
+    damaged = run("recovery_point_info", version="0.2.0", **wanted)["msg"]
+    assert "is damaged" in damaged
+    assert damaged.endswith("Nothing was changed.")
+
+
+@pytest.mark.parametrize("damage", [b"", b"no database at all" * 400, None])
+def test_a_damaged_database(deployment: dict[str, Any], run: Run, tmp_path: Path, damage: bytes | None) -> None:
+    """It fails a backup, and not the restore that is to mend it."""
+    path = Path(deployment["database"])
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(damage)
+    options = {"deployment": deployment, "root": str(tmp_path / "backups")}
+    failed = run("recovery_point", **options)
+    assert failed["msg"].startswith("No recovery point was made, and nothing is left of it: ")
+    allowed = run("recovery_point", allow_damaged=True, **options)
+    assert (allowed["changed"], "path" in allowed) == (False, False)
+    assert allowed["damage"].rpartition("opstage.db: ")[2] in failed["msg"]
+    assert names_in(tmp_path / "backups" / "opstage") == []
+
+
+def test_what_is_no_damage_fails_all_the_same(deployment: dict[str, Any], run: Run, tmp_path: Path) -> None:
+    (tmp_path / "backups").write_bytes(b"")
+    for root, words in ((tmp_path / "backups", "Not a directory"), ("backups", "expected an absolute path")):
+        failed = run("recovery_point", allow_damaged=True, deployment=deployment, root=str(root))
+        assert words in failed["msg"]
+
+
+def test_preflight(deployment: dict[str, Any], run: Run) -> None:
+    refused = run("upgrade_preflight", deployment=deployment, version="0.1.0")
+    assert refused["msg"].startswith("The upgrade did not begin, nothing was changed. ")
+    assert len(refused["problems"]) == 2
+    plan = run("upgrade_preflight", deployment={**deployment, "status": "UP"}, version="0.3.0")
+    assert (plan["changed"], plan["needed"], plan["problems"]) == (False, True, [])
+    assert (plan["source"]["tag"], plan["target"]["tag"]) == ("0.2.0", "0.3.0")
+
+
+def test_health(run: Run, docker: RecordedDocker) -> None:
+    docker.has_containers([recorded_container("published")])
+    with serving(answers("0.3.0")) as service:
+        options = {"url": service.url, "container": "opstage-published-1"}
+        healthy = run("deployment_health", version="0.3.0", **options)
+        other = run("deployment_health", version="0.4.0", **options)
+        asked = len(service.asked)
+        assert run("deployment_health", check_mode=True, version="0.4.0", **options)["changed"] is False
+        assert len(service.asked) == asked
+    assert (healthy["status"], healthy["version"], healthy["edition"]) == ("UP", "0.3.0", "ce")
+    assert "expected 0.4.0" in other["msg"]
+    assert other["container_logs"] == ["last words"]
+
+
+def test_overrides(run: Run, state: Path) -> None:
+    options = {"project": "opstage", "service": "web", "image": "repo:0.3.0"}
+    planned = run("compose_overrides", check_mode=True, **options)
+    assert not state.exists()
+    assert run("compose_overrides", **options) == planned
+    assert planned["changed"]
+    assert Path(planned["target_image"]).read_text() == 'services:\n  "web":\n    image: "repo:0.3.0"\n'
+    assert not run("compose_overrides", **options)["changed"]
+    (state / "opstage").rename(state / "elsewhere")
+    (state / "opstage").symlink_to("elsewhere")
+    assert "cannot be written" in run("compose_overrides", **{**options, "image": "repo:0.4.0"})["msg"]
