@@ -36,6 +36,7 @@ class Use(NamedTuple):
     target: tuple[str, str] | None
 
 
+@functools.cache
 def load(path: Path) -> Any:
     return yaml.safe_load(path.read_text())
 

@@ -93,6 +93,12 @@ class TestChoose:
         with pytest.raises(DiscoveryError, match=f"project folder {tmp_path}, service any"):
             choose_container(containers, str(tmp_path), None)
 
+    def test_a_project_that_was_started_by_a_link_is_found_by_its_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "project").mkdir()
+        (tmp_path / "link").symlink_to("project")
+        container = elsewhere(recorded_container("published"), tmp_path / "link")
+        assert choose_container([container], str(tmp_path / "project"), None) is container
+
     def test_a_service_narrows(self) -> None:
         chosen = choose_container(recorded_containers()[:3], None, "killed")
         assert chosen["Name"] == "/opstage-killed-1"
@@ -143,8 +149,9 @@ class TestDatabase:
 
     def test_a_folder_whose_name_only_begins_alike_does_not_hold_it(self, tmp_path: Path) -> None:
         container = placed(recorded_container("nested-mounts"), tmp_path)
-        other = [mount for mount in container["Mounts"] if mount["Destination"] != "/app/data"]
-        assert locate_database({**container, "Mounts": other})[0] == f"{tmp_path}/srv/opstage/app"
+        container["Config"]["Env"] = ["DATABASE_URL=file:/app/database-of-old/opstage.db"]
+        app = f"{tmp_path}/srv/opstage/app"
+        assert locate_database(container) == (app, f"{app}/database-of-old/opstage.db")
 
     def test_the_documented_place_without_the_variable(self, tmp_path: Path) -> None:
         container = placed(recorded_container("without-title"), tmp_path)
@@ -191,6 +198,12 @@ class TestUrl:
     def test_the_port_that_docker_chose_is_the_one(self) -> None:
         container = recorded_container("published")
         container["HostConfig"]["PortBindings"]["8080/tcp"] = [{"HostIp": "", "HostPort": ""}]
+        assert service_url(container) == "http://127.0.0.1:18080"
+
+    def test_a_stopped_container_will_be_bound_to_every_address(self) -> None:
+        container = recorded_container("published")
+        container["NetworkSettings"]["Ports"] = recorded_container("killed")["NetworkSettings"]["Ports"]
+        assert container["HostConfig"]["PortBindings"]["8080/tcp"] == [{"HostIp": "", "HostPort": "18080"}]
         assert service_url(container) == "http://127.0.0.1:18080"
 
     def test_a_stopped_container_with_a_port_yet_to_be_chosen(self) -> None:
