@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 from testbed import registry
-from testbed.engine import docker
+from testbed.engine import docker, exists
 from testbed.machine import CACHE, CHECKOUT, install
 from testbed.process import CommandError, TestbedError, run_logged, say, succeeds
 
 SOURCE = Path(__file__).resolve().parent / "opstage"
 RECORD = CACHE / "opstage-images.json"
+SECONDS_TO_COPY = 600
 REAL_TAGS = ("0.1.0", "0.2.0", "0.3.0", "0.4.0")
 
 
@@ -65,7 +66,7 @@ def python_with_pip() -> str:
 
 
 def mirror(real: str) -> list[str]:
-    """Copy the tags of the real image that exist into the registry. Returns those tags.
+    """Copy the tags of the real image that exist into the registry, with their aliases. Returns the tags copied.
 
     Raises TestbedError where the repository has none of them.
     """
@@ -74,14 +75,26 @@ def mirror(real: str) -> list[str]:
     problem = ""
     for tag in REAL_TAGS:
         try:
-            docker("pull", "--quiet", f"{real}:{tag}", timeout=600)
+            copy(f"{real}:{tag}", f"{registry.push_repository()}:{tag}")
         except CommandError as error:
             problem = str(error)
             say(f"{real}:{tag} is left out: {error}")
             continue
-        docker("tag", f"{real}:{tag}", f"{registry.push_repository()}:{tag}")
-        docker("push", "--quiet", f"{registry.push_repository()}:{tag}", timeout=600)
+        registry.move(tag.rpartition(".")[0], tag)
         found.append(tag)
     if not found:
         raise TestbedError(f"OPSTAGE_IMAGE={real} has none of the tags {', '.join(REAL_TAGS)}: {problem}")
     return found
+
+
+def copy(source: str, destination: str) -> None:
+    """Pull ``source`` and push it as ``destination``, keeping the first only where it was there before.
+
+    Raises CommandError where that fails.
+    """
+    was_there = exists("image", source)
+    docker("pull", "--quiet", source, timeout=SECONDS_TO_COPY)
+    docker("tag", source, destination)
+    docker("push", "--quiet", destination, timeout=SECONDS_TO_COPY)
+    if not was_there:
+        docker("image", "rm", source)
