@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from testbed.load import ACKNOWLEDGED
+from testbed.load import ACKNOWLEDGED, MODE, NUMBERED
+from testbed.reconcile import compare
 from testinfra.host import Host
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -64,13 +65,29 @@ class Opstage:
     def journal(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.output(f"cat {JOURNAL}").splitlines()]
 
-    def rows(self, database: str) -> list[int]:
-        """Numbers of the rows that clients have written into a database."""
-        return [int(number) for number in self.query(database, "select number from standin_writes").split()]
+    @property
+    def written_table(self) -> str:
+        """The table that clients' writes go to: the real image has no endpoint for numbered rows, but audits logins."""
+        mode = (self.traffic / MODE).read_text(encoding="ascii")
+        return "standin_writes" if mode == NUMBERED else "audit_events"
+
+    def written(self, database: str) -> list[str]:
+        """The rows of that table, in order."""
+        return self.query(database, f"select * from {self.written_table} order by rowid").splitlines()
 
     def acknowledged(self) -> list[int]:
-        """Numbers of the rows that this host's clients were told are there."""
+        """Numbers of the writes that this host's clients were told are there."""
         return [int(line) for line in (self.traffic / ACKNOWLEDGED).read_text(encoding="ascii").split()]
+
+    def lost_writes(self, database: str, until: int | None = None) -> list[int]:
+        """Numbers of acknowledged writes, up to `until`, that a database has not; of logins it has how many."""
+        acknowledged = [number for number in self.acknowledged() if until is None or number <= until]
+        rows = self.written(database)
+        if self.written_table == "audit_events":
+            return acknowledged[len(rows) :]
+        result = compare(acknowledged, [int(row.split("|")[0]) for row in rows])
+        assert acknowledged
+        return sorted({*result["missing"], *result["reissued"]})
 
     def get(self, path: str) -> dict[str, Any]:
         """`data` of the answer to a GET, asked as a client does."""
@@ -85,9 +102,11 @@ class Opstage:
 def opstage(host: Host) -> Opstage:
     scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
     group = yaml.safe_load((scenario / "inventory.yml").read_text(encoding="utf-8"))["opstage"]
+    standin = group.get("children", {}).get("standin", {}).get("hosts", {})
     known = host.ansible.get_variables()
     name = known["inventory_hostname"]
-    return Opstage(host, name, known["ansible_host"], {**group["vars"], **group["hosts"][name]})
+    own = {**group.get("hosts", {}), **standin}[name]
+    return Opstage(host, name, known["ansible_host"], {**group["vars"], **own})
 
 
 @pytest.fixture
