@@ -94,8 +94,8 @@ def ask(url: str) -> ServiceStatus | None:
 def list_containers() -> list[dict[str, Any]]:
     """Return Docker's description of every container that Compose made for a service, running or not."""
     arguments = ["ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={LABEL_SERVICE}"]
-    containers = inspect("container", run_docker(arguments).split())
-    return [container for container in containers if label(container, "com.docker.compose.oneoff") != "True"]
+    arguments += ["--filter", "label=com.docker.compose.oneoff=False"]
+    return inspect("container", run_docker(arguments).split())
 
 
 def label(container: Mapping[str, Any], name: str) -> str:

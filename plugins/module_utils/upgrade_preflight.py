@@ -51,7 +51,7 @@ def plan_upgrade(
         )
     if needed:
         problems += _version_problems(deployment["version"], target_version)
-        problems += _service_problems(deployment)
+    problems += _service_problems(deployment)
     return UpgradePlan(needed=needed, problems=problems, source=source, target=target)
 
 

@@ -14,6 +14,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.deployment import 
     choose_container,
     describe_deployment,
     discover_deployment,
+    label,
     list_containers,
     locate_database,
     service_url,
@@ -116,15 +117,14 @@ class TestChoose:
 
 
 class TestList:
-    def test_one_off_containers_are_no_services(self, docker: RecordedDocker) -> None:
+    def test_docker_is_asked_to_leave_out_one_off_containers(self, docker: RecordedDocker) -> None:
         recorded = recorded_containers()
-        docker.has_containers(recorded)
-        found = list_containers()
-        assert len(found) == len(recorded) - 1
-        assert {item["Id"] for item in recorded} - {item["Id"] for item in found} == {
-            item["Id"] for item in recorded if item["Name"].startswith("/opstage-published-run-")
-        }
-        assert docker.calls[0] == "ps --all --quiet --no-trunc --filter label=com.docker.compose.service"
+        services = [item for item in recorded if label(item, "com.docker.compose.oneoff") == "False"]
+        assert len(services) == len(recorded) - 1
+        docker.has_containers(services)
+        assert list_containers() == services
+        filters = "--filter label=com.docker.compose.service --filter label=com.docker.compose.oneoff=False"
+        assert docker.calls[0] == f"ps --all --quiet --no-trunc {filters}"
 
     def test_a_host_without_containers(self, docker: RecordedDocker) -> None:
         docker.has_containers([])
