@@ -41,7 +41,7 @@ sanity: environment ## ansible-test sanity, with no ignore file
 	python tests/tools/sanity.py
 
 unit: export ANSIBLE_REMOTE_TEMP := $(ANSIBLE_HOME)/remote
-unit: environment ## tests of the core and the modules; need no root
+unit: check environment ## tests of the core and the modules
 	pytest tests/unit
 
 standin: check environment ## does the Opstage stand-in behave as the real one?

@@ -59,17 +59,19 @@ options:
       - Without it, a digest behind the present tag is removed, because the engine would go on running the old image
         for it.
     type: str
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
 attributes:
   check_mode:
-    description: Can run in C(check_mode) and return changed status prediction without modifying target.
     support: full
     details:
       - The edit is proven with Compose in check mode too, on a temporary copy beside the file.
   diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in C(check_mode)) in diff mode.
     support: full
     details:
       - Only the statement that differs is shown. The files hold secrets.
+  platform:
+    platforms: linux
 requirements:
   - Docker Compose 2.20 or newer, as C(docker compose); the Docker Engine need not run
 notes:

@@ -17,17 +17,15 @@ description:
     verified on the data while no client reaches it. What cannot be reached takes no write that a rollback would lose.
 author:
   - The capsule.opstage contributors (@capsule-opstage)
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
 attributes:
   check_mode:
-    description: Can run in check mode and return changed status prediction without modifying target.
     support: full
   diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in check mode), when in diff mode.
     support: none
   platform:
-    description: Target OS/families that can be operated against.
-    platforms: posix
-    support: full
+    platforms: linux
 options:
   project:
     description: Name of the Compose project.

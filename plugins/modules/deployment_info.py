@@ -20,19 +20,17 @@ requirements:
   - The C(docker) command on the host.
 author:
   - The capsule.opstage contributors (@capsule-opstage)
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
 attributes:
   check_mode:
-    description: Can run in check mode and return changed status prediction without modifying target.
     support: full
     details:
       - This module changes nothing.
   diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in check mode), when in diff mode.
     support: none
   platform:
-    description: Target OS/families that can be operated against.
-    platforms: posix
-    support: full
+    platforms: linux
 options:
   project_dir:
     description:

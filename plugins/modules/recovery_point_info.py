@@ -15,19 +15,17 @@ description:
   - Opstage itself does not refuse a database newer than itself; it serves on it.
 author:
   - The capsule.opstage contributors (@capsule-opstage)
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
 attributes:
   check_mode:
-    description: Can run in check mode and return changed status prediction without modifying target.
     support: full
     details:
       - This module changes nothing.
   diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in check mode), when in diff mode.
     support: none
   platform:
-    description: Target OS/families that can be operated against.
-    platforms: posix
-    support: full
+    platforms: linux
 options:
   project:
     description: Name of the Compose project.

@@ -14,19 +14,17 @@ description:
     way, before anything is changed.
 author:
   - The capsule.opstage contributors (@capsule-opstage)
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
 attributes:
   check_mode:
-    description: Can run in check mode and return changed status prediction without modifying target.
     support: full
     details:
       - This module changes nothing.
   diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in check mode), when in diff mode.
     support: none
   platform:
-    description: Target OS/families that can be operated against.
-    platforms: posix
-    support: full
+    platforms: linux
 options:
   deployment:
     description: The deployment, as M(capsule.opstage.deployment_info) returns it.
