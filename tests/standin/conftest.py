@@ -14,13 +14,19 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from standin.container import REPOSITORY, Container, Laboratory
+from testbed.engine import ensure_engine
+from testbed.images import ensure_mmdebstrap
+from testbed.machine import exclusive
 from testbed.opstage.build import build_images
 
 
 @pytest.fixture(scope="session")
 def images() -> list[str]:
-    """References of all images, up to date."""
-    return build_images(REPOSITORY)
+    """References of all images, up to date; an Engine that they need is started where none runs."""
+    with exclusive():
+        ensure_engine()
+        ensure_mmdebstrap()
+        return build_images(REPOSITORY)
 
 
 @pytest.fixture(scope="session")

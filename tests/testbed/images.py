@@ -60,6 +60,12 @@ def recipe_hash() -> str:
     return digest.hexdigest()[:12]
 
 
+def ensure_mmdebstrap() -> None:
+    """Install mmdebstrap where it is missing."""
+    if shutil.which("mmdebstrap") is None:
+        install(["mmdebstrap"])
+
+
 def ensure_host_image() -> str:
     """Return the name of the host image, built where the engine does not have it yet.
 
@@ -68,8 +74,7 @@ def ensure_host_image() -> str:
     name = f"{REPOSITORY}:{recipe_hash()}"
     if not exists("image", name):
         require_space(data_folder(), BYTES_TO_BUILD)
-        if shutil.which("mmdebstrap") is None:
-            install(["mmdebstrap"])
+        ensure_mmdebstrap()
         say(f"build the host image {name}, about half a minute")
         docker("tag", build(), name)
     return name
