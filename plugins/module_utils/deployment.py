@@ -12,6 +12,7 @@ from typing import Any, Mapping
 
 from .docker_command import inspect, run_docker
 from .image_reference import parse_image_reference
+from .journal import STATE_ROOT, find_unfinished, journal_path, read_entries
 from .opstage_api import OpstageUnreachableError, ServiceStatus, get_service_status
 
 IMAGE_TITLE = "Opstage CE"
@@ -74,12 +75,12 @@ def discover_deployment(
     """Find the one deployment on this host, running or stopped, and describe it.
 
     `project_dir`, `service` and `url` narrow the search or override what is found.
-    Raises DiscoveryError, DockerError.
+    Raises DiscoveryError, DockerError, JournalError.
     """
     container = choose_container(list_containers(), project_dir, service)
     images = inspect("image", [container["Image"]])
     mount, database = locate_database(container)
-    address = url or service_url(container)
+    address = url or recorded_url(container) or service_url(container)
     return describe_deployment(container, images[0], mount, database, address, ask(address))
 
 
@@ -183,6 +184,15 @@ def name_of(container: Mapping[str, Any]) -> str:
     return str(container["Name"]).lstrip("/")
 
 
+def recorded_url(container: Mapping[str, Any]) -> str | None:
+    """Return where the service was reached before an operation that was cut off took its network away."""
+    if container["HostConfig"].get("NetworkMode") != "none":
+        return None
+    unfinished = find_unfinished(read_entries(journal_path(label(container, LABEL_PROJECT))))
+    source = (unfinished or {}).get("source") or {}
+    return source.get("url")
+
+
 def service_url(container: Mapping[str, Any]) -> str:
     """Return the address at which this host reaches the service.
 
@@ -247,7 +257,8 @@ def describe_deployment(
 
 
 def _paths(text: str) -> list[str]:
-    return [path for path in text.split(",") if path]
+    """Return the project's own files: an operation that was cut off may have left the collection's overrides."""
+    return [path for path in text.split(",") if path and not path.startswith(f"{STATE_ROOT}/")]
 
 
 def _digest(image: Mapping[str, Any], repository: str) -> str | None:

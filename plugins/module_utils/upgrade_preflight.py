@@ -34,7 +34,7 @@ def plan_upgrade(
 
     unfinished: the journal's entry of an operation that was cut off, None where there is none.
     """
-    source = {name: deployment[name] for name in ("version", "tag", "digest", "image", "image_id")}
+    source = {name: deployment[name] for name in ("version", "tag", "digest", "image", "image_id", "url")}
     source["pinned_digest"] = parse_image_reference(deployment["image"]).digest
     target = {
         "version": target_version,

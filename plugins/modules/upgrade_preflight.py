@@ -57,7 +57,7 @@ needed:
   returned: success
   type: bool
 source:
-  description: Version, tag, digest, image and image id of what runs.
+  description: Version, tag, digest, image, image id and address of what runs.
   returned: success
   type: dict
 target:

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.capsule.opstage.plugins.module_utils import deployment, journal
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment import (
     DiscoveryError,
     choose_container,
@@ -332,3 +334,30 @@ class TestDiscover:
         self.placed(docker, tmp_path, unused_url())
         assert "hunter2" in (docker.folder / "container-inspect").read_text()
         assert "hunter2" not in str(discover_deployment())
+
+
+class TestAfterAnUpgradeThatWasCutOff:
+    """The container is the one that was started where no client reaches it."""
+
+    @pytest.fixture
+    def isolated(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        monkeypatch.setattr(journal, "STATE_ROOT", str(tmp_path))
+        monkeypatch.setattr(deployment, "STATE_ROOT", str(tmp_path))
+        container = copy.deepcopy(recorded_container("published"))
+        container["HostConfig"].update(NetworkMode="none", PortBindings={})
+        container["NetworkSettings"].update(Ports={}, Networks={})
+        container["Config"]["Labels"]["com.docker.compose.project.config_files"] += f",{tmp_path}/opstage/isolation.yml"
+        return container
+
+    def test_the_address_is_that_of_the_journal(self, isolated: dict[str, Any]) -> None:
+        path = journal.journal_path(label(isolated, "com.docker.compose.project"))
+        assert deployment.recorded_url(isolated) is None
+        journal.append_entry(path, "upgrade", "started", {"source": {"url": "http://127.0.0.1:9090"}})
+        assert deployment.recorded_url(isolated) == "http://127.0.0.1:9090"
+        assert deployment.recorded_url(recorded_container("published")) is None
+
+    def test_the_override_is_not_one_of_the_projects_files(self, isolated: dict[str, Any]) -> None:
+        image = recorded_image(isolated["Image"])
+        found = deployment.describe_deployment(isolated, image, "/data", "/data/opstage.db", "http://127.0.0.1:1", None)
+        own = label(recorded_container("published"), "com.docker.compose.project.config_files")
+        assert found.config_files == own.split(",")
