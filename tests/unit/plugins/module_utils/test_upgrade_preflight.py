@@ -43,6 +43,7 @@ def test_nothing_in_the_way() -> None:
         "digest": DIGEST,
         "image": "registry:5000/opstage:0.2.0",
         "image_id": "sha256:" + "1" * 64,
+        "url": "http://127.0.0.1:8080",
         "pinned_digest": None,
     }
     assert found.target == {"version": "0.3.0", "tag": "0.3.0", "image": "registry:5000/opstage:0.3.0"}
