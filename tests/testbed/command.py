@@ -67,6 +67,17 @@ def down_all() -> None:
         down(name)
 
 
+def stop() -> None:
+    """Leave nothing running where no host is left: neither registry and network, nor an Engine of the testbed's own."""
+    with exclusive():
+        if not answers() or hosts.existing():
+            return
+        registry.remove_registry()
+        remove_network()
+        restore_watches()
+        stop_own_engine()
+
+
 def clean() -> None:
     """Remove all that the testbed made on this machine, and say what stays."""
     with exclusive():
@@ -111,6 +122,7 @@ def parser() -> argparse.ArgumentParser:
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument("name", nargs="?")
     which.add_argument("--all", action="store_true")
+    commands.add_parser("stop", help="stop registry and Engine where no host is left; images stay for the next time")
     commands.add_parser("clean", help="remove everything that the testbed made on this machine")
     commands.add_parser("status", help="list what there is")
     actions = commands.add_parser("registry", help="stop, start, or move a tag").add_subparsers(
@@ -133,6 +145,8 @@ def perform(options: argparse.Namespace) -> None:
         down_all()
     elif options.command == "down":
         down(options.name)
+    elif options.command == "stop":
+        stop()
     elif options.command == "clean":
         clean()
     elif options.command == "status":

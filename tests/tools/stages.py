@@ -3,7 +3,7 @@
 
     stages.py TARGET ...
 
-Stops at the first that fails; the exit status is that target's.
+Stops at the first that fails; the exit status is that target's. What the targets' tests shared is stopped at the end.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+TESTBED = Path(__file__).resolve().parents[1] / "testbed" / "testbed.py"
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,14 @@ class Stage:
 def main(targets: Sequence[str]) -> int:
     """Make the targets and write the table; returns the exit status."""
     done: list[Stage] = []
-    for target in targets:
-        write(f"==> make {target}")
-        done.append(make(target))
-        if done[-1].status:
-            break
+    try:
+        for target in targets:
+            write(f"==> make {target}")
+            done.append(make(target))
+            if done[-1].status:
+                break
+    finally:
+        subprocess.run([sys.executable, str(TESTBED), "stop"], stdin=subprocess.DEVNULL, check=False)
     write(summarize(done, targets))
     return done[-1].status if done else 0
 
