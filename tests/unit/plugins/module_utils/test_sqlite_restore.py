@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Reason
@@ -71,11 +72,11 @@ def rows(count: int) -> list[int]:
     return list(range(1, count + 1))
 
 
-def refused(source: Path, dest: Path, **options: object) -> RestoreError:
+def refused(source: Path, dest: Path, **options: Any) -> RestoreError:
     """The error of a restore that is not made, after which the folder is as it was."""
     before = names_in(dest.parent)
     with pytest.raises(RestoreError) as caught:
-        restore_database(str(source), str(dest), **options)  # type: ignore[arg-type]
+        restore_database(str(source), str(dest), **options)
     assert names_in(dest.parent) == before
     return caught.value
 

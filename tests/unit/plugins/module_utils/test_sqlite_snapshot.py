@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Reason
@@ -40,11 +41,11 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def refused(source: Path, dest: Path, **options: object) -> SnapshotError:
+def refused(source: Path, dest: Path, **options: Any) -> SnapshotError:
     """The error of a snapshot that is not made, after which the destination's folder is as it was."""
     before = names_in(dest if dest.is_dir() else dest.parent)
     with pytest.raises(SnapshotError) as caught:
-        create_snapshot(str(source), str(dest), **options)  # type: ignore[arg-type]
+        create_snapshot(str(source), str(dest), **options)
     assert names_in(dest if dest.is_dir() else dest.parent) == before
     return caught.value
 
