@@ -32,7 +32,8 @@ def plan_upgrade(
 ) -> UpgradePlan:
     """Return the plan for taking `deployment` (the fields of deployment.Deployment) to `target_version`.
 
-    unfinished: the journal's entry of an operation that was cut off, None where there is none.
+    unfinished: the journal's entry of an operation that was cut off, None where there is none; what runs is then
+    half of two versions, so nothing else about it is judged.
     """
     source = {name: deployment[name] for name in ("version", "tag", "digest", "image", "image_id", "url")}
     source["pinned_digest"] = parse_image_reference(deployment["image"]).digest
@@ -41,16 +42,12 @@ def plan_upgrade(
         "tag": target_version,
         "image": f"{deployment['repository']}:{target_version}",
     }
-    problems = []
-    needed = deployment["version"] != target_version or deployment["tag"] != target_version
     if unfinished is not None:
-        needed = True
-        problems.append(
-            f"An operation on this deployment was cut off: {unfinished['operation']}, started {unfinished['time']}. "
-            + _way_out(unfinished)
-        )
-    if needed:
-        problems += _version_problems(deployment["version"], target_version)
+        cut_off = f"{unfinished['operation']}, started {unfinished['time']}"
+        problem = f"An operation on this deployment was cut off: {cut_off}. {_way_out(unfinished)}"
+        return UpgradePlan(needed=True, problems=[problem], source=source, target=target)
+    needed = deployment["version"] != target_version or deployment["tag"] != target_version
+    problems = _version_problems(deployment["version"], target_version) if needed else []
     problems += _service_problems(deployment)
     return UpgradePlan(needed=needed, problems=problems, source=source, target=target)
 
