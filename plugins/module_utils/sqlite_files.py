@@ -17,8 +17,9 @@ import sqlite3
 import stat
 import time
 import urllib.parse
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Iterator
+from typing import Callable, Iterator
 
 BLOCK_BYTES = 1 << 20
 LOG_SUFFIXES = ("-wal", "-journal")
@@ -41,7 +42,8 @@ class Reason(enum.Enum):
 
     MISSING = "missing"
     NOT_A_DATABASE = "not a database"
-    DAMAGED = "damaged"
+    DAMAGED_SOURCE = "damaged source"
+    DAMAGED_COPY = "damaged copy"
     LOCKED = "locked"
     IN_USE = "in use"
     EXISTS = "exists"
@@ -49,6 +51,39 @@ class Reason(enum.Enum):
     TIMEOUT = "timeout"
     REFUSED = "refused for safety"
     SYSTEM = "system error"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an operation has come.
+
+    ``phase`` is ``waiting`` (for a lock that somebody else holds), ``copying`` or ``verifying``; ``done`` and ``total``
+    count its bytes, ``total`` is 0 while unknown; ``seconds`` is how long the phase has lasted.
+    """
+
+    phase: str
+    done: int
+    total: int
+    seconds: float
+
+    @property
+    def percent(self) -> float | None:
+        """How much of the phase is done, from 0 to 100; None while unknown."""
+        return min(100.0, 100.0 * self.done / self.total) if self.total else None
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        """The phase's mean rate; None at its beginning."""
+        return self.done / self.seconds if self.done and self.seconds else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds until the phase is done, at its mean rate; None while unknown."""
+        rate = self.bytes_per_second
+        return max(0, self.total - self.done) / rate if rate and self.total else None
+
+
+ProgressReport = Callable[[Progress], None]
 
 
 class DatabaseFileError(Exception):
@@ -86,7 +121,7 @@ class Deadline:
 _SQLITE_REASONS: tuple[tuple[str, Reason, str], ...] = (
     ("disk is full", Reason.NO_SPACE, "free some space on the destination's file system"),
     ("is locked", Reason.LOCKED, "another process holds a lock; try again when it has ended its transaction"),
-    ("malformed", Reason.DAMAGED, "the database is damaged; restore it from a verified copy"),
+    ("malformed", Reason.DAMAGED_SOURCE, "the database is damaged; restore it from a verified copy"),
     ("not a database", Reason.NOT_A_DATABASE, "name a file that SQLite has written, unencrypted"),
     ("unable to open", Reason.SYSTEM, "run as the database's owner or as root, on a writable file system"),
     ("readonly database", Reason.SYSTEM, "run as the database's owner or as root, on a writable file system"),

@@ -118,7 +118,7 @@ def _verified_source(source: str, expected_sha256: str | None) -> DatabaseFacts:
     facts = verify_database(source, "full")
     if expected_sha256 is not None and facts.sha256 != expected_sha256.lower():
         raise DatabaseFileError(
-            Reason.DAMAGED,
+            Reason.DAMAGED_SOURCE,
             f"{source} has the SHA-256 {facts.sha256}, expected is {expected_sha256}; choose another copy",
         )
     return facts
@@ -206,7 +206,7 @@ def _stage(source: str, staged: StagedFile, facts: DatabaseFacts) -> None:
     copied = sha256_of(staged.descriptor, Deadline(None))
     if copied != facts.sha256:
         raise DatabaseFileError(
-            Reason.DAMAGED,
+            Reason.DAMAGED_SOURCE,
             f"{source} had the SHA-256 {facts.sha256} when it was verified, its copy has {copied}; try again",
         )
 

@@ -15,12 +15,14 @@ import sqlite3
 import stat
 import time
 from dataclasses import dataclass
-from typing import Callable, Iterator
+from typing import Iterator
 
 from .sqlite_files import (
     SIDECAR_SUFFIXES,
     DatabaseFileError,
     Deadline,
+    Progress,
+    ProgressReport,
     Reason,
     StagedFile,
     database_uri,
@@ -48,8 +50,6 @@ _SQLITE_OK = 0
 _SQLITE_BUSY = 5
 _SQLITE_LOCKED = 6
 _SQLITE_DONE = 101
-
-Progress = Callable[[int, int], None]
 
 
 class SnapshotError(DatabaseFileError):
@@ -104,13 +104,13 @@ class _StarvedError(DatabaseFileError):
 class _PageCounter:
     """The callback of Connection.backup: reports pages done, ends a copy that is late, blocked or starved."""
 
-    def __init__(self, deadline: Deadline, report: Progress | None, restarts_allowed: int) -> None:
+    def __init__(self, deadline: Deadline, report: ProgressReport | None, restarts_allowed: int) -> None:
         self.total = 0
         self._deadline = deadline
         self._report = report
         self._restarts_left = restarts_allowed
         self._remaining: int | None = None
-        self._moved = time.monotonic()
+        self._started = self._moved = time.monotonic()
 
     def __call__(self, status: int, remaining: int, total: int) -> None:
         self._deadline.check()
@@ -124,7 +124,7 @@ class _PageCounter:
         self._count_restarts(remaining)
         self.total = total
         if self._report is not None:
-            self._report(total - remaining, total)
+            self._report(Progress("copying", total - remaining, total, self._moved - self._started))
 
     def _count_restarts(self, remaining: int) -> None:
         """A step that leaves no fewer pages than the one before it has begun again at the first page."""
@@ -143,12 +143,12 @@ def create_snapshot(
     verify: str = "full",
     timeout: float | None = None,
     mode: int = 0o600,
-    progress: Progress | None = None,
+    progress: ProgressReport | None = None,
 ) -> Snapshot:
     """Copy the live database ``source`` to the file ``dest``, or into the folder ``dest``.
 
     ``verify`` is one of VERIFY_LEVELS, ``timeout`` seconds for everything, ``mode`` the copy's permissions;
-    ``progress`` is called with pages done and pages in all. The source's journal mode, log and data stay as they
+    ``progress`` is called now and then. The source's journal mode, log and data stay as they
     are. Raises SnapshotError; then nothing has the name ``dest`` that had it not before.
     """
     started = time.monotonic()
@@ -317,7 +317,7 @@ def _may_change_owners() -> bool:
     return bool(int(effective, 16) & 1)
 
 
-def _copy(source: _Source, staged: StagedFile, deadline: Deadline, report: Progress | None) -> str:
+def _copy(source: _Source, staged: StagedFile, deadline: Deadline, report: ProgressReport | None) -> str:
     """Copy all pages into the staged file and return the method that did it.
 
     Under a held transaction a WAL writer goes on, but one with a rollback journal must wait: there the steps
@@ -355,7 +355,7 @@ def _copy_pages(source: _Source, staged: StagedFile, counter: _PageCounter) -> N
     size = os.fstat(staged.descriptor).st_size
     if size != source.page_size * counter.total:
         raise DatabaseFileError(
-            Reason.DAMAGED,
+            Reason.DAMAGED_SOURCE,
             f"the copy has {size} bytes, the source has {counter.total} pages of {source.page_size} bytes; try again",
         )
     os.pwrite(staged.descriptor, b"\x01\x01", 18)
@@ -366,7 +366,7 @@ def _require_whole_source(source: _Source, least_size: int) -> None:
     """Raise DatabaseFileError when the source is not what it was: SQLite itself reads what was cut off as zeros."""
     require_unmoved(source.path, source.descriptor)
     if os.fstat(source.descriptor).st_size < least_size:
-        raise DatabaseFileError(Reason.DAMAGED, f"{source.path} was truncated while it was copied")
+        raise DatabaseFileError(Reason.DAMAGED_SOURCE, f"{source.path} was truncated while it was copied")
     if source.immutable and has_content(source.path + "-wal"):
         raise DatabaseFileError(Reason.REFUSED, f"{source.path} was written to while it was copied as immutable")
 
@@ -376,5 +376,7 @@ def _proven(source: _Source, staged: StagedFile, level: str, deadline: Deadline)
     with errors_raised_as(DatabaseFileError, "the copy is not sound, and its source may not be either"):
         facts = verify_database(staged.path, level, deadline)
     if source.tables and not facts.tables:
-        raise DatabaseFileError(Reason.DAMAGED, f"the copy has no table, the source has {source.tables}; try again")
+        raise DatabaseFileError(
+            Reason.DAMAGED_SOURCE, f"the copy has no table, the source has {source.tables}; try again"
+        )
     return facts

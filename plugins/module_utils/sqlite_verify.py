@@ -80,7 +80,8 @@ def read_header(descriptor: int, path: str) -> Header:
     page_size = 65536 if stored == 1 else stored
     if page_size < 512 or page_size & (page_size - 1):
         raise DatabaseFileError(
-            Reason.DAMAGED, f"{path} claims a page size of {page_size}; a power of two from 512 to 65536 is expected"
+            Reason.DAMAGED_SOURCE,
+            f"{path} claims a page size of {page_size}; a power of two from 512 to 65536 is expected",
         )
     counted = header[24:28] == header[92:96]
     page_count = int.from_bytes(header[28:32], "big")
@@ -116,7 +117,7 @@ def _facts(descriptor: int, path: str, level: str, deadline: Deadline) -> Databa
     page_count = header.page_count or size // header.page_size
     if size != header.page_size * page_count:
         raise DatabaseFileError(
-            Reason.DAMAGED,
+            Reason.DAMAGED_SOURCE,
             f"its size is {size} bytes, its header says {page_count} pages of {header.page_size} bytes "
             f"({header.page_size * page_count} bytes)",
         )
@@ -177,7 +178,8 @@ def _check_integrity(connection: sqlite3.Connection, level: str) -> None:
     if problems != ["ok"]:
         more = f" and {len(problems) - _REPORTED_PROBLEMS} more" if len(problems) > _REPORTED_PROBLEMS else ""
         raise DatabaseFileError(
-            Reason.DAMAGED, f"PRAGMA {check} expects ok and found: {'; '.join(problems[:_REPORTED_PROBLEMS])}{more}"
+            Reason.DAMAGED_SOURCE,
+            f"PRAGMA {check} expects ok and found: {'; '.join(problems[:_REPORTED_PROBLEMS])}{more}",
         )
 
 

@@ -104,7 +104,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point imp
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Reason
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot import SnapshotError
 
-DAMAGE = (Reason.MISSING, Reason.NOT_A_DATABASE, Reason.DAMAGED)
+DAMAGE = (Reason.MISSING, Reason.NOT_A_DATABASE, Reason.DAMAGED_SOURCE)
 NOTHING_LEFT = "No recovery point was made, and nothing is left of it: {}"
 
 

@@ -139,8 +139,8 @@ elapsed:
 reason:
   description:
     - Why there is no copy.
-    - One of V(missing), V(not a database), V(damaged), V(locked), V(in use), V(exists), V(no space), V(timeout),
-      V(refused for safety), V(system error).
+    - One of V(missing), V(not a database), V(damaged source), V(damaged copy), V(locked), V(in use), V(exists),
+      V(no space), V(timeout), V(refused for safety), V(system error).
   returned: failure
   type: str
 """

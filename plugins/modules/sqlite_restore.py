@@ -95,8 +95,8 @@ sha256:
 reason:
   description:
     - Why nothing was restored.
-    - One of V(missing), V(not a database), V(damaged), V(locked), V(in use), V(no space), V(refused for safety),
-      V(system error).
+    - One of V(missing), V(not a database), V(damaged source), V(damaged copy), V(locked), V(in use), V(no space),
+      V(timeout), V(refused for safety), V(system error).
   returned: failure
   type: str
 """

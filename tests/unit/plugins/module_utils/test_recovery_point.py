@@ -190,7 +190,7 @@ class TestNothingIsLeft:
             stream.write(b"\xff" * 4096)
         with pytest.raises(SnapshotError) as caught:
             create(deployment, root)
-        assert caught.value.reason is Reason.DAMAGED
+        assert caught.value.reason is Reason.DAMAGED_SOURCE
 
     def test_of_a_compose_file_that_cannot_be_read(self, deployment: dict[str, Any], root: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"missing\.yml"):

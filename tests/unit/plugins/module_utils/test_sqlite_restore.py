@@ -260,7 +260,7 @@ class TestRefusing:
         path, _written = deployed(data)
         before = fingerprint(path, Path(f"{path}-wal"))
         error = refused(backup, path, expected_sha256="0" * 64)
-        assert error.reason is Reason.DAMAGED
+        assert error.reason is Reason.DAMAGED_SOURCE
         assert "0" * 64 in str(error)
         assert fingerprint(path, Path(f"{path}-wal")) == before
         right = fingerprint(backup)["backup.db"][0]
@@ -285,7 +285,7 @@ class TestRefusing:
             ("none.db", Reason.MISSING),
             ("empty.db", Reason.NOT_A_DATABASE),
             ("text.db", Reason.NOT_A_DATABASE),
-            ("short.db", Reason.DAMAGED),
+            ("short.db", Reason.DAMAGED_SOURCE),
             ("link.db", Reason.REFUSED),
             ("fifo.db", Reason.REFUSED),
         ):

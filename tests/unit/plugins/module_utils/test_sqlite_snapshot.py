@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Reason
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Progress, Reason
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot import (
     Snapshot,
     SnapshotError,
@@ -83,7 +83,7 @@ class TestWhileSomebodyWrites:
         before = fingerprint(source)
         pages: list[tuple[int, int]] = []
         snapshot = create_snapshot(
-            str(source), str(folder / "copy.db"), progress=lambda done, total: pages.append((done, total))
+            str(source), str(folder / "copy.db"), progress=lambda state: pages.append((state.done, state.total))
         )
         assert snapshot.method == "stepped"
         assert numbers_in(folder / "copy.db") == list(range(1, 20_001))
@@ -294,7 +294,7 @@ class TestTheCopy:
         (folder / "kept.staged").write_bytes(b"no name of ours")
         seen: list[list[str]] = []
 
-        def another(_done: int, _total: int) -> None:
+        def another(_progress: object) -> None:
             if not seen:
                 seen.append(names_in(folder))
                 create_snapshot(str(source), str(folder / "inner.db"))
@@ -365,13 +365,13 @@ class TestMishaps:
         return make_database(tmp_path / "live.db", 20_000, "WAL")
 
     def test_timeout(self, source: Path, folder: Path) -> None:
-        error = refused(source, folder, timeout=0.2, progress=lambda _done, _total: time.sleep(0.15))
+        error = refused(source, folder, timeout=0.2, progress=lambda _progress: time.sleep(0.15))
         assert error.reason is Reason.TIMEOUT
         assert "0.2 s" in str(error)
 
     def test_timeout_of_the_verification(self, source: Path, folder: Path) -> None:
-        def wait_at_the_end(done: int, total: int) -> None:
-            if done == total:
+        def wait_at_the_end(progress: Progress) -> None:
+            if progress.phase == "copying" and progress.done == progress.total:
                 time.sleep(0.5)
 
         assert refused(source, folder, timeout=0.4, progress=wait_at_the_end).reason is Reason.TIMEOUT
@@ -386,7 +386,7 @@ class TestMishaps:
         with mounted_tmpfs(tmp_path / "small", "16m") as small:
             (small / "ballast").write_bytes(b"")
 
-            def fill(_done: int, _total: int) -> None:
+            def fill(_progress: object) -> None:
                 with contextlib.suppress(OSError), open(small / "ballast", "ab", buffering=0) as ballast:
                     while True:
                         ballast.write(b"x" * 4096)
@@ -396,14 +396,14 @@ class TestMishaps:
         assert "disk is full" in str(error)
 
     def test_source_truncated_meanwhile(self, source: Path, folder: Path) -> None:
-        error = refused(source, folder, verify="none", progress=lambda _done, _total: os.truncate(source, 8192))
-        assert error.reason is Reason.DAMAGED
+        error = refused(source, folder, verify="none", progress=lambda _progress: os.truncate(source, 8192))
+        assert error.reason is Reason.DAMAGED_SOURCE
 
     def test_source_replaced_meanwhile(self, source: Path, folder: Path) -> None:
         shutil.copy(source, f"{source}.other")
         replaced: list[bool] = []
 
-        def replace(_done: int, _total: int) -> None:
+        def replace(_progress: object) -> None:
             if not replaced:
                 os.rename(f"{source}.other", source)
                 replaced.append(True)
@@ -415,12 +415,12 @@ class TestMishaps:
             file.seek(4096 * 500)
             file.write(b"\xff" * 4096)
         error = refused(source, folder)
-        assert error.reason is Reason.DAMAGED
+        assert error.reason is Reason.DAMAGED_SOURCE
         assert "the copy is not sound" in str(error)
         assert create_snapshot(str(source), str(folder), verify="none").integrity == "not checked"
 
     def test_failing_progress_leaves_nothing(self, source: Path, folder: Path) -> None:
-        def fail(_done: int, _total: int) -> None:
+        def fail(_progress: object) -> None:
             raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):

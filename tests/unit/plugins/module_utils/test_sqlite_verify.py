@@ -56,7 +56,7 @@ def test_sound_database_gives_facts_and_leaves_nothing(tmp_path: Path, journal_m
 def test_index_that_differs_from_its_table_is_found_by_the_full_check_only(tmp_path: Path) -> None:
     path = wrong_index(tmp_path / "index.db")
     error = error_of(path)
-    assert error.reason is Reason.DAMAGED
+    assert error.reason is Reason.DAMAGED_SOURCE
     assert "by_text" in str(error)
     assert verify_database(str(path), "quick").integrity == "ok"
 
@@ -71,7 +71,7 @@ def test_changed_payload_is_found_by_the_checksum_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("level", ["full", "quick"])
 def test_damaged_page(tmp_path: Path, level: str) -> None:
     path = changed(make_database(tmp_path / "damaged.db", 500), 4096 * 3, b"\xff" * 4096)
-    assert error_of(path, level).reason is Reason.DAMAGED
+    assert error_of(path, level).reason is Reason.DAMAGED_SOURCE
 
 
 @pytest.mark.parametrize("bytes_more", [-4096, -1, 1, 4096])
@@ -79,7 +79,7 @@ def test_size_that_is_not_the_headers(tmp_path: Path, bytes_more: int) -> None:
     path = make_database(tmp_path / "size.db", 500)
     os.truncate(path, path.stat().st_size + bytes_more)
     error = error_of(path, "none")
-    assert error.reason is Reason.DAMAGED
+    assert error.reason is Reason.DAMAGED_SOURCE
     assert "pages of 4096 bytes" in str(error)
 
 
