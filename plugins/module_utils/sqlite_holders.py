@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import NamedTuple, Sequence
+from typing import Iterator, NamedTuple, Sequence, Tuple
 
 from .sqlite_files import SIDECAR_SUFFIXES, found_status, identity
+
+FileIdentity = Tuple[int, int]
 
 
 class Holder(NamedTuple):
@@ -27,10 +29,25 @@ def find_holders(path: str) -> list[Holder]:
     """
     files = _identities(path)
     holders: list[Holder] = []
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-        if pid != os.getpid():
-            holders.extend(Holder(pid, _command(pid), file) for file in _files_open_in(pid, files))
+    for pid in _other_processes():
+        held = {files[opened] for _link, opened in _open_files(pid) if opened in files}
+        holders.extend(Holder(pid, _command(pid), file) for file in sorted(held))
     return holders
+
+
+def find_foreign_logs(path: str) -> list[Holder]:
+    """Other processes which write the log of the database at ``path`` to another file than ``path + "-wal"``.
+
+    So does a container into which the file alone is mounted, a process that opened it by a second hard link, or one
+    whose log was deleted or replaced: what it commits is not to be seen here before its next checkpoint.
+    ``Holder.file`` is the log as that process sees it.
+    """
+    database, own_log = _identity_at(path), _identity_at(path + "-wal")
+    return [
+        Holder(pid, _command(pid), log)
+        for pid in _other_processes()
+        for log in (_foreign_logs_of(pid, database, own_log) if database is not None else ())
+    ]
 
 
 def describe_holders(holders: Sequence[Holder]) -> str:
@@ -38,26 +55,55 @@ def describe_holders(holders: Sequence[Holder]) -> str:
     return ", ".join(f"process {holder.pid} ({holder.command}) has {holder.file} open" for holder in holders)
 
 
-def _identities(path: str) -> dict[tuple[int, int], str]:
+def _identity_at(path: str) -> FileIdentity | None:
+    status = found_status(path)
+    return None if status is None else identity(status)
+
+
+def _identities(path: str) -> dict[FileIdentity, str]:
     found = {}
     for name in [path] + [path + suffix for suffix in SIDECAR_SUFFIXES]:
-        status = found_status(name)
-        if status is not None:
-            found[identity(status)] = name
+        file = _identity_at(name)
+        if file is not None:
+            found[file] = name
     return found
 
 
-def _files_open_in(pid: int, files: dict[tuple[int, int], str]) -> list[str]:
-    """Which of ``files`` the process has open; none when it has ended or may not be looked into."""
-    found = set()
+def _other_processes() -> list[int]:
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid())
+
+
+def _open_files(pid: int) -> Iterator[tuple[str, FileIdentity]]:
+    """The link in /proc and the identity of each file which the process has open.
+
+    None when it has ended or may not be looked into.
+    """
     folder = f"/proc/{pid}/fd"
     with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
         for descriptor in os.listdir(folder):
             with contextlib.suppress(FileNotFoundError):
-                opened = identity(os.stat(f"{folder}/{descriptor}"))
-                if opened in files:
-                    found.add(files[opened])
-    return sorted(found)
+                link = f"{folder}/{descriptor}"
+                yield link, identity(os.stat(link))
+
+
+def _foreign_logs_of(pid: int, database: FileIdentity, own_log: FileIdentity | None) -> list[str]:
+    """The names by which the process knows logs of ``database`` that are not ``own_log``."""
+    files = list(_open_files(pid))
+    if database not in (opened for _link, opened in files):
+        return []
+    named = [(_name_in_process(link), opened) for link, opened in files]
+    logs = {f"{name}-wal" for name, opened in named if opened == database}
+    return sorted({name for name, opened in named if name in logs and opened != own_log})
+
+
+def _name_in_process(link: str) -> str:
+    """The path of an open file in its process's mount namespace, also after it was deleted (proc_pid_fd(5))."""
+    try:
+        name = os.readlink(link)
+    except FileNotFoundError:
+        return ""
+    deleted = " (deleted)"
+    return name[: -len(deleted)] if name.endswith(deleted) else name
 
 
 def _command(pid: int) -> str:
