@@ -101,42 +101,13 @@ reason:
   type: str
 """
 
-import grp
-import pwd
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DatabaseFileError, Reason
+from ansible_collections.capsule.opstage.plugins.module_utils.file_attributes import gid_of, permissions_of, uid_of
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DatabaseFileError
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_holders import describe_holders, find_holders
-from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_restore import RestoreError, restore_database
-
-
-def uid_of(owner: str | None) -> int | None:
-    """The uid of a user's name or number. Raises RestoreError when the name is unknown."""
-    if owner is None or owner.isdigit():
-        return None if owner is None else int(owner)
-    try:
-        return pwd.getpwnam(owner).pw_uid
-    except KeyError as error:
-        raise RestoreError(Reason.MISSING, f"there is no user {owner}; name an existing one or give a uid") from error
-
-
-def gid_of(group: str | None) -> int | None:
-    """The gid of a group's name or number. Raises RestoreError when the name is unknown."""
-    if group is None or group.isdigit():
-        return None if group is None else int(group)
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError as error:
-        raise RestoreError(Reason.MISSING, f"there is no group {group}; name an existing one or give a gid") from error
-
-
-def permissions_of(mode: object) -> int | None:
-    """The number of an octal mode; None for none and for a symbolic one, which applies to what was there."""
-    if isinstance(mode, int):
-        return mode
-    text = str(mode)
-    return int(text, 8) if mode is not None and text.isdigit() else None
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_restore import restore_database
 
 
 def restore(module: AnsibleModule) -> dict[str, object]:
