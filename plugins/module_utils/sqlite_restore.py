@@ -13,12 +13,15 @@ import contextlib
 import os
 import sqlite3
 import stat
+import time
 from dataclasses import dataclass
 
 from .sqlite_files import (
     SIDECAR_SUFFIXES,
     DatabaseFileError,
     Deadline,
+    Progress,
+    ProgressReport,
     Reason,
     StagedFile,
     blocks_of,
@@ -78,23 +81,33 @@ def restore_database(
     gid: int | None = None,
     mode: int | None = None,
     check: bool = False,
+    timeout: float | None = None,
+    progress: ProgressReport | None = None,
 ) -> Restoration:
     """Replace the database ``dest`` by a copy of the self-contained database file ``source``.
 
     ``uid``, ``gid``, ``mode`` default to those of what was there; where nothing was, to the folder's owner and
     group and 0600. ``keep_previous`` keeps what was there under a new name. ``check`` only says what would happen;
-    then it does not matter who has the database open. Raises RestoreError.
+    then it does not matter who has the database open. ``timeout`` in seconds bounds everything, ``progress`` is
+    called now and then. Raises RestoreError.
     """
+    deadline = Deadline(timeout)
     source, dest = os.path.abspath(source), os.path.abspath(dest)
     with errors_raised_as(RestoreError, f"restore of {source} to {dest}"):
         previous = _found_previous(source, dest)
-        facts = _verified_source(source, expected_sha256)
+        facts = _verified_source(source, expected_sha256, deadline)
         attributes = _wanted_attributes(dest, previous, uid, gid, mode)
-        same_content = previous is not None and _has_content_of(dest, facts)
+        same_content = previous is not None and _has_content_of(dest, facts, deadline)
         changed = not same_content or previous is None or _attributes_of(previous) != attributes
         backup_file = None
         if not check and not same_content:
-            backup_file = _replace(source, dest, facts, attributes, keep_previous)
+            with StagedFile(os.path.dirname(dest)) as staged:
+                _require_no_holders(dest)
+                _stage(source, staged, facts, deadline, progress)
+                _apply(staged.descriptor, attributes)
+                os.fsync(staged.descriptor)
+                deadline.check()
+                backup_file = _replace(dest, staged, keep_previous)
         elif not check and changed:
             _set_attributes(dest, attributes)
     return Restoration(dest, changed, backup_file, facts.size, facts.sha256)
@@ -114,8 +127,8 @@ def _found_previous(source: str, dest: str) -> os.stat_result | None:
     return status
 
 
-def _verified_source(source: str, expected_sha256: str | None) -> DatabaseFacts:
-    facts = verify_database(source, "full")
+def _verified_source(source: str, expected_sha256: str | None, deadline: Deadline) -> DatabaseFacts:
+    facts = verify_database(source, "full", deadline)
     if expected_sha256 is not None and facts.sha256 != expected_sha256.lower():
         raise DatabaseFileError(
             Reason.DAMAGED_SOURCE,
@@ -141,12 +154,12 @@ def _wanted_attributes(
     )
 
 
-def _has_content_of(dest: str, facts: DatabaseFacts) -> bool:
+def _has_content_of(dest: str, facts: DatabaseFacts, deadline: Deadline) -> bool:
     """Whether ``dest`` is byte for byte the verified source, with no log that would change it."""
     if logs_with_content(dest):
         return False
     with opened_plain_file(dest) as descriptor:
-        return os.fstat(descriptor).st_size == facts.size and sha256_of(descriptor, Deadline(None)) == facts.sha256
+        return os.fstat(descriptor).st_size == facts.size and sha256_of(descriptor, deadline) == facts.sha256
 
 
 def _set_attributes(dest: str, attributes: _Attributes) -> None:
@@ -160,24 +173,19 @@ def _apply(descriptor: int, attributes: _Attributes) -> None:
     os.fchmod(descriptor, attributes.mode)
 
 
-def _replace(source: str, dest: str, facts: DatabaseFacts, attributes: _Attributes, keep_previous: bool) -> str | None:
+def _replace(dest: str, staged: StagedFile, keep_previous: bool) -> str | None:
     """The order of steps explained at the top of this file. Returns the name under which the old one is kept."""
-    _require_no_holders(dest)
-    with StagedFile(os.path.dirname(dest)) as staged:
-        _stage(source, staged, facts)
-        _apply(staged.descriptor, attributes)
-        os.fsync(staged.descriptor)
+    _remove_aliases(dest)
+    _fold_log(dest)
+    try:
+        backup_file = _keep(dest) if keep_previous else None
+        _require_no_holders(dest)
+        _remove_sidecars(dest)
+        staged.sync_folder()
+        staged.publish(os.path.basename(dest), replace=True)
+    except BaseException:
         _remove_aliases(dest)
-        _fold_log(dest)
-        try:
-            backup_file = _keep(dest) if keep_previous else None
-            _require_no_holders(dest)
-            _remove_sidecars(dest)
-            staged.sync_folder()
-            staged.publish(os.path.basename(dest), replace=True)
-        except BaseException:
-            _remove_aliases(dest)
-            raise
+        raise
     return backup_file
 
 
@@ -195,20 +203,31 @@ def _require_no_holders(dest: str) -> None:
         )
 
 
-def _stage(source: str, staged: StagedFile, facts: DatabaseFacts) -> None:
+def _stage(
+    source: str, staged: StagedFile, facts: DatabaseFacts, deadline: Deadline, progress: ProgressReport | None
+) -> None:
     """Copy the bytes that were verified, and prove that it is those."""
     require_space(staged.folder, facts.size)
+    started, done = time.monotonic(), 0
     with opened_plain_file(source) as descriptor:
         for block in blocks_of(descriptor):
-            remaining = memoryview(block)
-            while remaining:
-                remaining = remaining[os.write(staged.descriptor, remaining) :]
-    copied = sha256_of(staged.descriptor, Deadline(None))
+            done += _write(staged.descriptor, block)
+            deadline.check()
+            if progress is not None:
+                progress(Progress("copying", done, facts.size, time.monotonic() - started))
+    copied = sha256_of(staged.descriptor, deadline)
     if copied != facts.sha256:
         raise DatabaseFileError(
             Reason.DAMAGED_SOURCE,
             f"{source} had the SHA-256 {facts.sha256} when it was verified, its copy has {copied}; try again",
         )
+
+
+def _write(descriptor: int, block: bytes) -> int:
+    remaining = memoryview(block)
+    while remaining:
+        remaining = remaining[os.write(descriptor, remaining) :]
+    return len(block)
 
 
 def _fold_log(dest: str) -> None:

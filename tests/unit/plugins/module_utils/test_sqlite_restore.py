@@ -325,7 +325,7 @@ class LineCounter:
     def __call__(self, frame: FrameType, event: str, _argument: object) -> LineCounter | None:
         if not frame.f_code.co_filename.endswith(CHANGING) or frame.f_code.co_name == "identity":
             return None
-        self._begun = self._begun or frame.f_code.co_name == "_replace"
+        self._begun = self._begun or frame.f_code.co_name == "_stage"
         if event == "line" and self._begun:
             self.count += 1
             if self.count == self._kill_before:
