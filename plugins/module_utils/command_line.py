@@ -1,0 +1,406 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The command ``opstage-ops``: the core without Ansible, for people, scripts and timers."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import enum
+import json
+import math
+import os
+import re
+import signal
+import sys
+from dataclasses import asdict, dataclass
+from types import FrameType
+from typing import Any, Callable, Iterator, NoReturn, Sequence
+
+from .collection import VERSION
+from .file_attributes import gid_of, permissions_of, uid_of
+from .progress_display import ProgressBar, ProgressLog, format_bytes
+from .sqlite_files import DatabaseFileError, Progress, Reason, explain_os_error
+from .sqlite_holders import describe_holders, find_holders
+from .sqlite_restore import Restoration, restore_database
+from .sqlite_snapshot import Snapshot, create_snapshot
+from .sqlite_verify import VERIFY_LEVELS
+
+PROGRAM = "opstage-ops"
+
+_DESCRIPTION = "Consistent, verified copies of live SQLite databases, and putting them back."
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+class ExitCode(enum.IntEnum):
+    """How the command ends, and what that means; those with the name of a Reason stand for it."""
+
+    meaning: str
+
+    def __new__(cls, number: int, meaning: str) -> ExitCode:
+        """One member: its number and what it means."""
+        code = int.__new__(cls, number)
+        code._value_ = number
+        code.meaning = meaning
+        return code
+
+    DONE = 0, "done"
+    BAD_USAGE = 2, "bad usage; nothing was begun"
+    MISSING = 3, "the source, the destination's folder, or the user or group named does not exist"
+    NOT_A_DATABASE = 4, "the source is not a database"
+    LOCKED = 5, "the source stayed locked for 30 s, or for most of --timeout; try again"
+    IN_USE = 6, "the file to replace is in use by a process; stop that first"
+    NO_SPACE = 7, "not enough space"
+    DAMAGED_SOURCE = 8, "the source is damaged, or does not have the SHA-256 expected"
+    DAMAGED_COPY = 9, "the copy was found damaged, while its source may be sound; nothing was published"
+    TIMEOUT = 10, "not done within --timeout"
+    REFUSED = 11, "refused for safety"
+    EXISTS = 12, "the destination exists, and --overwrite was not given"
+    SYSTEM = 13, "another error of the system"
+    HUNG_UP = 128 + signal.SIGHUP, "ended by SIGHUP"
+    INTERRUPTED = 128 + signal.SIGINT, "ended by Ctrl-C (SIGINT)"
+    TERMINATED = 128 + signal.SIGTERM, "ended by SIGTERM"
+
+
+ENDING_SIGNALS = {
+    signal.SIGHUP: ExitCode.HUNG_UP,
+    signal.SIGINT: ExitCode.INTERRUPTED,
+    signal.SIGTERM: ExitCode.TERMINATED,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the command has to say: one object for programs; for people, lines on standard output and error."""
+
+    code: ExitCode
+    result: dict[str, Any]
+    lines: Sequence[str] = ()
+    complaints: Sequence[str] = ()
+
+
+class UsageError(Exception):
+    """The arguments make no sense; ``usage`` says what would."""
+
+    def __init__(self, message: str, usage: str) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
+class TextRequest(BaseException):
+    """The arguments ask for the help or the version, and for nothing else; like SystemExit, no error."""
+
+
+class EndedBySignal(BaseException):
+    """Somebody wants the command to end; like KeyboardInterrupt, no error."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class Signals:
+    """Signals that end the command, raised as EndedBySignal in its main thread so that it cleans up on its way out.
+
+    One that is ignored, as SIGHUP is under nohup, stays so. After the first one, none disturbs the cleaning up.
+    """
+
+    def __init__(self) -> None:
+        self.number: signal.Signals | None = None
+        self._process = os.getpid()
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """Within this context."""
+        previous = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
+        for number, handler in previous.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise the signal again that SQLite's C code, having called Python's, could not hand on."""
+        if self.number is not None:
+            raise EndedBySignal(self.number)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._process:
+            os._exit(128 + number)
+        for other in ENDING_SIGNALS:
+            signal.signal(other, signal.SIG_IGN)
+        self.number = signal.Signals(number)
+        self.check()
+
+
+def main(arguments: Sequence[str], stdout: int = 1, stderr: int = 2) -> int:
+    """Run the command with its ``arguments`` on two descriptors; returns its exit code, see ExitCode."""
+    _occupy_standard_descriptors()
+    signals = Signals()
+    try:
+        with signals.raised():
+            return _told(_outcome(arguments, signals, stderr), _wants_json(arguments), stdout, stderr)
+    except EndedBySignal as end:
+        return ENDING_SIGNALS[end.number]
+
+
+def _outcome(arguments: Sequence[str], signals: Signals, stderr: int) -> Outcome:
+    """Do what the arguments ask for."""
+    try:
+        return _run(_parser().parse_args(arguments), signals, stderr)
+    except TextRequest as request:
+        return Outcome(ExitCode.DONE, {"text": str(request)}, lines=str(request).splitlines())
+    except UsageError as error:
+        return _failure(ExitCode.BAD_USAGE, str(error), error.usage.splitlines())
+    except EndedBySignal as end:
+        return _ended(end.number)
+    except (DatabaseFileError, OSError) as error:
+        if signals.number is not None:
+            return _ended(signals.number)
+        reason, text = explain_os_error(error) if isinstance(error, OSError) else (error.reason, str(error))
+        return _failure(ExitCode[reason.name], text)
+
+
+def _run(options: argparse.Namespace, signals: Signals, stderr: int) -> Outcome:
+    """Run the subcommand, showing its progress."""
+    display = None
+    if options.progress:
+        display = ProgressBar(stderr) if os.isatty(stderr) else ProgressLog(stderr)
+
+    def report(progress: Progress) -> None:
+        signals.check()
+        if display is not None:
+            display(progress)
+
+    run: Callable[[argparse.Namespace, Callable[[Progress], None]], Outcome] = options.run
+    try:
+        return run(options, report)
+    finally:
+        if display is not None:
+            display.close()
+
+
+def _snapshot(options: argparse.Namespace, report: Callable[[Progress], None]) -> Outcome:
+    snapshot = create_snapshot(
+        options.source,
+        options.dest,
+        overwrite=options.overwrite,
+        verify=options.verify,
+        timeout=options.timeout,
+        mode=options.mode,
+        progress=report,
+    )
+    warnings = []
+    if snapshot.foreign_key_violations:
+        warnings.append(
+            f"{options.source} has {snapshot.foreign_key_violations} rows with foreign keys whose parent is missing; "
+            "they were copied as they are"
+        )
+    lines = (
+        f"{snapshot.dest}: {format_bytes(snapshot.size)} in {snapshot.elapsed:.1f} s",
+        f"integrity: {snapshot.integrity}, method: {snapshot.method}, sha256: {snapshot.sha256}",
+    )
+    return _success(snapshot, lines, warnings)
+
+
+def _restore(options: argparse.Namespace, report: Callable[[Progress], None]) -> Outcome:
+    restoration = restore_database(
+        options.source,
+        options.dest,
+        expected_sha256=options.sha256,
+        keep_previous=options.backup,
+        uid=uid_of(options.owner),
+        gid=gid_of(options.group),
+        mode=options.mode,
+        check=options.check,
+        timeout=options.timeout,
+        progress=report,
+    )
+    holders = find_holders(restoration.dest) if options.check and restoration.changed else []
+    warnings = []
+    if holders:
+        warnings.append(f"without --check this would be refused as long as {describe_holders(holders)}")
+    done = "would be restored" if options.check else "restored"
+    lines = [f"{restoration.dest}: {done if restoration.changed else 'no change, it is the same already'}"]
+    if restoration.backup_file is not None:
+        lines.append(f"what was there: {restoration.backup_file}")
+    lines.append(f"{format_bytes(restoration.size)}, sha256: {restoration.sha256}")
+    return _success(restoration, lines, warnings)
+
+
+def _success(result: Snapshot | Restoration, lines: Sequence[str], warnings: Sequence[str]) -> Outcome:
+    complaints = [f"{PROGRAM}: warning: {warning}" for warning in warnings]
+    return Outcome(ExitCode.DONE, {**asdict(result), "warnings": warnings}, lines, complaints)
+
+
+def _failure(code: ExitCode, message: str, usage: Sequence[str] = ()) -> Outcome:
+    """An error; ``reason`` is that of the modules, or the code's own name."""
+    reason = Reason[code.name].value if code.name in Reason.__members__ else code.name.lower().replace("_", " ")
+    return Outcome(code, {"error": message, "reason": reason}, complaints=[*usage, f"{PROGRAM}: error: {message}"])
+
+
+def _ended(number: signal.Signals) -> Outcome:
+    return _failure(ENDING_SIGNALS[number], f"ended by {number.name} before it was done")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of writing and exiting, so that one place decides on form and exit code."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            add_help=False, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+        )
+        self.add_argument("-h", "--help", action=_Show, text=self.format_help, help="show this text and end")
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError."""
+        raise UsageError(f"{message}; see {self.prog} --help", self.format_usage())
+
+
+class _Show(argparse.Action):
+    """An option that asks for a text."""
+
+    def __init__(self, text: Callable[[], str], **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+        self._text = text
+
+    def __call__(self, *_arguments: object) -> NoReturn:
+        """Raise TextRequest."""
+        raise TextRequest(self._text())
+
+
+def _parser() -> argparse.ArgumentParser:
+    codes = "\n".join(f"  {code:3}  {code.meaning}" for code in ExitCode)
+    epilog = f"exit codes:\n{codes}"
+    parser = _Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=epilog)
+    parser.add_argument("--version", action=_Show, text=lambda: f"{PROGRAM} {VERSION}\n", help="show it and end")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    _describe_snapshot(commands.add_parser("snapshot", help="copy a live database", epilog=epilog))
+    _describe_restore(commands.add_parser("restore", help="put a copy in the place of a database", epilog=epilog))
+    return parser
+
+
+def _describe_snapshot(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Copy the live database SRC to the file DEST, or into the folder DEST, as one self-contained file that is\n"
+        "verified and synced before it gets its name. Writers in WAL mode are not made to wait."
+    )
+    parser.set_defaults(run=_snapshot)
+    parser.add_argument("source", metavar="SRC", help="the live database; links are not followed")
+    parser.add_argument("dest", metavar="DEST", help="the file to create; in a folder it gets a name with the time")
+    parser.add_argument("--overwrite", action="store_true", help="replace DEST if it exists and nobody has it open")
+    parser.add_argument(
+        "--verify", choices=VERIFY_LEVELS, default="full", help="the copy's check before it gets its name (full)"
+    )
+    parser.add_argument(
+        "--mode", type=_permissions, default=0o600, metavar="OCTAL", help="permissions of the copy (0600)"
+    )
+    _add_common_options(parser)
+
+
+def _describe_restore(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Put a copy of the database file SRC in the place of the database DEST, which no process may have open.\n"
+        "Killed at any moment, it leaves the old database or the new one."
+    )
+    parser.set_defaults(run=_restore)
+    parser.add_argument("source", metavar="SRC", help="the copy to restore, one self-contained file")
+    parser.add_argument("dest", metavar="DEST", help="the database to replace, or to create")
+    parser.add_argument("--sha256", type=_sha256, metavar="HEX", help="the SHA-256 that SRC must have")
+    parser.add_argument("--backup", action="store_true", help="keep what was there under a name with the time")
+    parser.add_argument("--owner", metavar="NAME|UID", help="owner (that of what was there, or of the folder)")
+    parser.add_argument("--group", metavar="NAME|GID", help="group (that of what was there, or of the folder)")
+    parser.add_argument(
+        "--mode", type=_permissions, metavar="OCTAL", help="permissions (those of what was there, or 0600)"
+    )
+    parser.add_argument("--check", action="store_true", help="change nothing and say what would happen")
+    _add_common_options(parser)
+
+
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help="give up after so long; a lock is waited for no longer than for nine tenths of it",
+    )
+    parser.add_argument("--json", action="store_true", help="write one JSON object, also when it fails")
+    parser.add_argument("--no-progress", dest="progress", action="store_false", help="show no progress")
+
+
+def _permissions(text: str) -> int:
+    permissions = permissions_of(text)
+    if permissions is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no octal number such as 0600")
+    return permissions
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
+def _sha256(text: str) -> str:
+    if not re.fullmatch("[0-9a-fA-F]{64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not 64 hexadecimal digits")
+    return text
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether ``--json`` is among them; needed also where they cannot be parsed. Names may follow ``--``."""
+    before_names = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in before_names
+
+
+def _occupy_standard_descriptors() -> None:
+    """Open those of 0, 1 and 2 that were closed: a database opened there would be written to as an output."""
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor <= 2:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+
+
+def _told(outcome: Outcome, as_json: bool, stdout: int, stderr: int) -> int:
+    """Write the outcome; returns the exit code. A reader who has gone does not matter, a full disk does."""
+    if not as_json:
+        _write_or_give_up(stderr, _printable_lines(outcome.complaints))
+    try:
+        _write(stdout, json.dumps(outcome.result) + "\n" if as_json else _printable_lines(outcome.lines))
+    except BrokenPipeError:
+        return outcome.code
+    except OSError as error:
+        _write_or_give_up(stderr, f"{PROGRAM}: error: cannot write to standard output: {error}\n")
+        return outcome.code or ExitCode.SYSTEM
+    return outcome.code
+
+
+def _write_or_give_up(descriptor: int, text: str) -> None:
+    """For what has no other place to complain to."""
+    with contextlib.suppress(OSError):
+        _write(descriptor, text)
+
+
+def _write(descriptor: int, text: str) -> None:
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError:
+        data = text.encode(sys.getfilesystemencoding(), "backslashreplace")
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def _printable_lines(lines: Sequence[str]) -> str:
+    """Lines that a terminal only shows: names of files and processes may hold anything."""
+    return "".join(_UNPRINTABLE.sub(_escaped, line) + "\n" for line in lines)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found.group().encode("unicode_escape").decode("ascii")
