@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Writes one numbered row a transaction and prints its number once it is committed.
 WRITER = """
@@ -57,6 +58,19 @@ for statement in sys.argv[2:]:
     connection.execute(statement).fetchall()
 print("ready", flush=True)
 time.sleep(600)
+"""
+
+# Runs the statements again and again, as fast as others let it, and prints a line after each round.
+REPEATER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=60)
+while True:
+    for statement in sys.argv[2:]:
+        try:
+            connection.execute(statement).fetchall()
+        except sqlite3.OperationalError as error:
+            assert "locked" in str(error), error
+    print("round", flush=True)
 """
 
 
@@ -177,3 +191,66 @@ def mounted_tmpfs(folder: Path, size: str) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def mounted_read_only(folder: Path) -> Iterator[Path]:
+    """The folder as read-only media would show it: mounted a second time, for reading only."""
+    media = folder.with_name(f"{folder.name} read-only")
+    media.mkdir()
+    try:
+        subprocess.run(["mount", "--bind", "-o", "ro", str(folder), str(media)], check=True)
+        try:
+            yield media
+        finally:
+            subprocess.run(["umount", str(media)], check=True)
+    finally:
+        media.rmdir()
+
+
+@contextlib.contextmanager
+def private_copy(path: Path) -> Iterator[Path]:
+    """A copy of a database and of the logs beside it, to be opened in whatever way."""
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("", "-wal", "-journal"):
+            if os.path.exists(f"{path}{suffix}"):
+                shutil.copyfile(f"{path}{suffix}", f"{folder}/copy.db{suffix}")
+        yield Path(folder, "copy.db")
+
+
+def leave_as_it_is(connection: sqlite3.Connection) -> None:
+    """Give the connection no function or collation of an application."""
+
+
+def content_of(path: Path, prepare: Callable[[sqlite3.Connection], None] = leave_as_it_is) -> dict[str, Any]:
+    """What the application set, the schema, and every row of every table; text as its bytes.
+
+    ``prepare`` is called with the connection, to give it the functions and collations which the schema names.
+    """
+    with private_copy(path) as copy, contextlib.closing(sqlite3.connect(copy)) as connection:
+        prepare(connection)
+        settings = ("user_version", "application_id", "encoding", "page_size", "auto_vacuum", "freelist_count")
+        found: dict[str, Any] = {name: connection.execute(f"PRAGMA {name}").fetchone() for name in settings}
+        tables = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall()
+        connection.text_factory = bytes
+        found["schema"] = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master").fetchall()
+        for name, statement in tables:
+            if not statement.startswith("CREATE VIRTUAL"):
+                quoted = name.replace('"', '""')
+                found[f"table {name}"] = connection.execute(f'SELECT * FROM "{quoted}"').fetchall()
+        return found
+
+
+def pages_of(path: Path) -> bytes:
+    """The bytes of a database with its logs folded in, but for those that every writer sets anew.
+
+    These are the versions of the file format, the counters of changes to the file and to the schema, and the version
+    of the last writer (https://sqlite.org/fileformat2.html#the_database_header).
+    """
+    with private_copy(path) as copy:
+        with contextlib.closing(sqlite3.connect(copy)) as connection:
+            connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+        pages = bytearray(copy.read_bytes())
+    for start, end in ((18, 20), (24, 28), (40, 44), (92, 100)):
+        pages[start:end] = bytes(end - start)
+    return bytes(pages)
