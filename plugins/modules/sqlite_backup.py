@@ -20,8 +20,19 @@ author:
   - The capsule.opstage contributors (@capsule-opstage)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - ansible.builtin.action_common_attributes.flow
   - ansible.builtin.files
 attributes:
+  action:
+    support: full
+    details:
+      - The module does the work. The action plugin shows how far it has come.
+  async:
+    support: full
+    details:
+      - How far it has come is not shown then.
+  bypass_host_loop:
+    support: none
   check_mode:
     support: full
   diff_mode:
@@ -57,6 +68,16 @@ options:
     description:
       - Seconds after which the copy is given up, its verification included. No limit by default.
     type: int
+  progress_file:
+    description:
+      - A file in which the module tells how far it has come, for others to read while it runs. It holds one JSON
+        object. C(phase) is V(waiting), for a lock that somebody else holds, V(copying) or V(verifying). C(done) and
+        C(total) count its bytes, C(seconds) is how long it has lasted.
+      - Made after two seconds, replaced every second, removed at the end. What was there before stays, with a warning.
+      - By default a temporary file of a random name. The controller reads it to show the progress of what takes longer
+        than five seconds, with the connections P(ansible.builtin.ssh#connection) and
+        P(ansible.builtin.local#connection). Neither is done with an empty string.
+    type: path
   mode:
     description:
       - The permissions of the copy.
@@ -148,6 +169,7 @@ reason:
 from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DatabaseFileError
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot import (
     create_snapshot,
@@ -162,7 +184,10 @@ def make_copy(module: AnsibleModule) -> dict[str, object]:
     choices = {"overwrite": options["overwrite"], "verify": options["verify"]}
     if module.check_mode:
         return {"changed": True, "dest": plan_snapshot(options["src"], options["dest"], **choices)}
-    snapshot = create_snapshot(options["src"], options["dest"], timeout=options["timeout"], **choices)
+    with ProgressFile(options["progress_file"], module.warn) as progress:
+        snapshot = create_snapshot(
+            options["src"], options["dest"], timeout=options["timeout"], progress=progress, **choices
+        )
     if snapshot.foreign_key_violations:
         module.warn(
             f"{options['src']} has {snapshot.foreign_key_violations} rows with foreign keys whose parent is missing; "
@@ -182,6 +207,7 @@ def main() -> None:
             "overwrite": {"type": "bool", "default": False},
             "verify": {"type": "str", "choices": list(VERIFY_LEVELS), "default": "full"},
             "timeout": {"type": "int"},
+            "progress_file": {"type": "path"},
             "mode": {"type": "raw", "default": "0600"},
         },
         add_file_common_args=True,

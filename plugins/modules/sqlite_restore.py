@@ -17,8 +17,19 @@ author:
   - The capsule.opstage contributors (@capsule-opstage)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - ansible.builtin.action_common_attributes.flow
   - ansible.builtin.files
 attributes:
+  action:
+    support: full
+    details:
+      - The module does the work. The action plugin shows how far it has come.
+  async:
+    support: full
+    details:
+      - How far it has come is not shown then.
+  bypass_host_loop:
+    support: none
   check_mode:
     support: full
     details:
@@ -50,6 +61,16 @@ options:
       - A database too damaged for that is kept byte for byte, its logs beside it.
     type: bool
     default: false
+  progress_file:
+    description:
+      - A file in which the module tells how far it has come, for others to read while it runs. It holds one JSON
+        object. C(phase) is V(waiting), for a lock that somebody else holds, V(copying) or V(verifying). C(done) and
+        C(total) count its bytes, C(seconds) is how long it has lasted.
+      - Made after two seconds, replaced every second, removed at the end. What was there before stays, with a warning.
+      - By default a temporary file of a random name. The controller reads it to show the progress of what takes longer
+        than five seconds, with the connections P(ansible.builtin.ssh#connection) and
+        P(ansible.builtin.local#connection). Neither is done with an empty string.
+    type: path
   mode:
     description:
       - The permissions of the restored file. Default are those of what was there, or V(0600).
@@ -105,6 +126,7 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.file_attributes import gid_of, permissions_of, uid_of
+from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DatabaseFileError
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_holders import describe_holders, find_holders
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_restore import restore_database
@@ -113,16 +135,18 @@ from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_restore imp
 def restore(module: AnsibleModule) -> dict[str, object]:
     """Restore, or in check mode say whether something would change. Raises DatabaseFileError."""
     options = module.params
-    restoration = restore_database(
-        options["src"],
-        options["dest"],
-        expected_sha256=options["sha256"],
-        keep_previous=options["backup"],
-        uid=uid_of(options["owner"]),
-        gid=gid_of(options["group"]),
-        mode=permissions_of(options["mode"]),
-        check=module.check_mode,
-    )
+    with ProgressFile(options["progress_file"], module.warn) as progress:
+        restoration = restore_database(
+            options["src"],
+            options["dest"],
+            expected_sha256=options["sha256"],
+            keep_previous=options["backup"],
+            uid=uid_of(options["owner"]),
+            gid=gid_of(options["group"]),
+            mode=permissions_of(options["mode"]),
+            check=module.check_mode,
+            progress=progress,
+        )
     changed = restoration.changed
     if module.check_mode:
         holders = find_holders(restoration.dest) if changed else []
@@ -142,6 +166,7 @@ def main() -> None:
             "dest": {"type": "path", "required": True},
             "sha256": {"type": "str"},
             "backup": {"type": "bool", "default": False},
+            "progress_file": {"type": "path"},
         },
         add_file_common_args=True,
         supports_check_mode=True,
