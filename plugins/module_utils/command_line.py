@@ -48,7 +48,7 @@ class ExitCode(enum.IntEnum):
     BAD_USAGE = 2, "bad usage; nothing was begun"
     MISSING = 3, "the source, the destination's folder, or the user or group named does not exist"
     NOT_A_DATABASE = 4, "the source is not a database"
-    LOCKED = 5, "the source stayed locked for 30 s, or for most of --timeout; try again"
+    LOCKED = 5, "somebody else's lock did not end in 30 s, or in most of --timeout; try again"
     IN_USE = 6, "the file to replace is in use by a process; stop that first"
     NO_SPACE = 7, "not enough space"
     DAMAGED_SOURCE = 8, "the source is damaged, or does not have the SHA-256 expected"
