@@ -25,7 +25,7 @@ BLOCK_BYTES = 1 << 20
 LOG_SUFFIXES = ("-wal", "-journal")
 SIDECAR_SUFFIXES = ("-wal", "-shm", "-journal")
 
-_STAGED_NAME = re.compile(r"\.sqlite-[0-9a-f]{16}\.staged")
+_STAGED_NAME = re.compile(r"(\.sqlite-[0-9a-f]{16}\.staged)(-wal|-shm|-journal)?")
 
 _FILE_TYPES = (
     (stat.S_ISLNK, "a symbolic link"),
@@ -187,8 +187,14 @@ def require_plain_file(path: str, status: os.stat_result) -> None:
     """Raise DatabaseFileError unless ``status`` is that of a plain file."""
     if stat.S_ISREG(status.st_mode):
         return
-    kind = next((name for test, name in _FILE_TYPES if test(status.st_mode)), "no plain file")
-    raise DatabaseFileError(Reason.REFUSED, f"{path} is {kind}; a plain file is expected: name the file itself")
+    raise DatabaseFileError(
+        Reason.REFUSED, f"{path} is {file_type(status)}; a plain file is expected: name the file itself"
+    )
+
+
+def file_type(status: os.stat_result) -> str:
+    """What something that is no plain file is, with its article."""
+    return next((name for test, name in _FILE_TYPES if test(status.st_mode)), "no plain file")
 
 
 def has_content(path: str) -> bool:
@@ -221,20 +227,66 @@ def identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-@contextlib.contextmanager
-def opened_plain_file(path: str) -> Iterator[int]:
-    """A descriptor for reading the plain file at ``path``; links are not followed, a FIFO does not hang it.
+def has_lock(process: int, inode: int, first: int = 0, last: int | None = None) -> bool:
+    """Whether the kernel lists a POSIX lock for reading or writing of a process on a file, within these bytes.
 
-    Closing any descriptor of a database drops the POSIX locks which this process has on it
-    (https://sqlite.org/howtocorrupt.html, 2.2): connect and close connections inside this context only.
+    From /proc/locks (proc(5)). Some file systems show another device number there than stat() does, hence the inode.
     """
+    with open("/proc/locks", encoding="ascii") as file:
+        locks = [line.split() for line in file]
+    return any(
+        first <= int(start) and (last is None or (end != "EOF" and int(end) <= last))
+        for _number, kind, _advisory, _mode, owner, place, start, end in (lock for lock in locks if len(lock) == 8)
+        if kind == "POSIX" and owner == str(process) and place.endswith(f":{inode}")
+    )
+
+
+def require_not_in_use_here(path: str, descriptor: int) -> None:
+    """Raise DatabaseFileError when this very process has a lock on the file, as a connection of SQLite has.
+
+    Closing ``descriptor`` would drop the lock, and SQLite in a forked child would take it for its own.
+    """
+    if has_lock(os.getpid(), os.fstat(descriptor).st_ino):
+        raise DatabaseFileError(Reason.IN_USE, f"{path} is in use by a connection of this very process; close it first")
+
+
+@contextlib.contextmanager
+def opened_folder(path: str) -> Iterator[int]:
+    """A descriptor of the folder at ``path``, for names relative to it; the last part of ``path`` is no link."""
     status = found_status(path)
     if status is None:
-        raise DatabaseFileError(Reason.MISSING, f"there is no file at {path}")
-    require_plain_file(path, status)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        raise DatabaseFileError(Reason.MISSING, f"there is no folder {path}; create it first")
+    if not stat.S_ISDIR(status.st_mode):
+        link = f", perhaps {os.path.realpath(path)}" if stat.S_ISLNK(status.st_mode) else ""
+        raise DatabaseFileError(
+            Reason.REFUSED, f"{path} is {file_type(status)}; a folder is expected: name the folder itself{link}"
+        )
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        require_plain_file(path, os.fstat(descriptor))
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def opened_plain_file(path: str, folder: int | None = None) -> Iterator[int]:
+    """A descriptor for reading the plain file at ``path``, relative to the descriptor ``folder`` if that is given.
+
+    Links are not followed; a FIFO does not hang it and a device is not touched, whoever swaps them in: what is
+    opened for reading is what was looked at (O_PATH, open(2)). Closing any descriptor of a database drops the POSIX
+    locks which this process has on it (https://sqlite.org/howtocorrupt.html, 2.2): connect and close connections
+    inside this context only.
+    """
+    try:
+        located = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError as error:
+        raise DatabaseFileError(Reason.MISSING, f"there is no file at {path}") from error
+    try:
+        require_plain_file(path, os.fstat(located))
+        descriptor = os.open(f"/proc/self/fd/{located}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(located)
+    try:
         yield descriptor
     finally:
         os.close(descriptor)
@@ -280,7 +332,7 @@ def require_space(folder: str, needed: int) -> None:
 
 
 class StagedFile:
-    """A file in ``folder`` that is not known by its final name yet.
+    """A file in ``folder`` that is not known by its final name yet, and the logs beside it while it has some.
 
     Created 0600 under a random name, never through a link. Without ``publish`` it is gone at the end of the
     context. Those which a killed process left in the folder are removed first: a living one holds its lock.
@@ -290,8 +342,9 @@ class StagedFile:
         self.folder = folder
         self.name = ""
         self.descriptor = -1
-        self._folder_descriptor = -1
+        self.folder_descriptor = -1
         self._named = False
+        self._opened = contextlib.ExitStack()
 
     @property
     def path(self) -> str:
@@ -299,14 +352,13 @@ class StagedFile:
         return os.path.join(self.folder, self.name)
 
     def __enter__(self) -> StagedFile:
-        self._folder_descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with contextlib.ExitStack() as opened:
+            self.folder_descriptor = opened.enter_context(opened_folder(self.folder))
             self._remove_abandoned()
             while not self._created():
                 os.close(self.descriptor)
-        except BaseException:
-            os.close(self._folder_descriptor)
-            raise
+            opened.callback(os.close, self.descriptor)
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(
@@ -315,44 +367,69 @@ class StagedFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
+        with self._opened:
             if self._named:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self.name, dir_fd=self._folder_descriptor)
-        finally:
-            os.close(self.descriptor)
-            os.close(self._folder_descriptor)
+                self._unlink(self.name)
+            self.remove_logs()
+
+    def _unlink(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.folder_descriptor)
 
     def _created(self) -> bool:
         """Create and lock the file; False when somebody removed it before the lock was held."""
         self.name = f".sqlite-{secrets.token_hex(8)}.staged"
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        self.descriptor = os.open(self.name, flags, 0o600, dir_fd=self._folder_descriptor)
+        self.descriptor = self._open_new(self.name)
         fcntl.flock(self.descriptor, fcntl.LOCK_EX)
         self._named = os.fstat(self.descriptor).st_nlink == 1
         return self._named
 
+    def _open_new(self, name: str) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, 0o600, dir_fd=self.folder_descriptor)
+
+    @contextlib.contextmanager
+    def new_log(self, suffix: str) -> Iterator[int]:
+        """A descriptor for writing a new file beside the staged one, of the same name with ``suffix``."""
+        descriptor = self._open_new(self.name + suffix)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def logs_size(self) -> int:
+        """Bytes of the logs beside the staged file."""
+        found = [found_status(self.path + suffix) for suffix in LOG_SUFFIXES]
+        return sum(status.st_size for status in found if status is not None)
+
+    def remove_logs(self) -> None:
+        """Remove the logs beside the staged file."""
+        for suffix in SIDECAR_SUFFIXES:
+            self._unlink(self.name + suffix)
+
     def _remove_abandoned(self) -> None:
-        for name in filter(_STAGED_NAME.fullmatch, os.listdir(self._folder_descriptor)):
+        """A log goes with its file; one without a file was left between the removal of the two."""
+        found = [match for match in map(_STAGED_NAME.fullmatch, os.listdir(self.folder_descriptor)) if match]
+        for name in sorted({match.group(1) for match in found}):
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            with contextlib.suppress(OSError):
-                descriptor = os.open(name, flags, dir_fd=self._folder_descriptor)
-                try:
+            with contextlib.suppress(OSError), contextlib.ExitStack() as opened:
+                with contextlib.suppress(FileNotFoundError):
+                    descriptor = os.open(name, flags, dir_fd=self.folder_descriptor)
+                    opened.callback(os.close, descriptor)
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(name, dir_fd=self._folder_descriptor)
-                finally:
-                    os.close(descriptor)
+                for suffix in ("", *SIDECAR_SUFFIXES):
+                    self._unlink(name + suffix)
 
     def sync_folder(self) -> None:
         """Make the folder's names durable."""
-        os.fsync(self._folder_descriptor)
+        os.fsync(self.folder_descriptor)
 
     def publish(self, name: str, replace: bool) -> None:
         """Give the synced file its final ``name`` in the folder, durably.
 
         Raises FileExistsError when the name is taken and ``replace`` is false: link() decides that atomically.
         """
-        descriptor = self._folder_descriptor
+        descriptor = self.folder_descriptor
         if replace:
             os.rename(self.name, name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
             self._named = False
@@ -360,4 +437,9 @@ class StagedFile:
             os.link(self.name, name, src_dir_fd=descriptor, dst_dir_fd=descriptor, follow_symlinks=False)
             os.unlink(self.name, dir_fd=descriptor)
             self._named = False
-        self.sync_folder()
+        try:
+            self.sync_folder()
+        except OSError:
+            if not replace:
+                self._unlink(name)
+            raise

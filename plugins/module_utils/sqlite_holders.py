@@ -42,7 +42,7 @@ def find_foreign_logs(path: str) -> list[Holder]:
     whose log was deleted or replaced: what it commits is not to be seen here before its next checkpoint.
     ``Holder.file`` is the log as that process sees it.
     """
-    database, own_log = _identity_at(path), _identity_at(path + "-wal")
+    database, own_log = _identity_at(path), path + "-wal"
     return [
         Holder(pid, _command(pid), log)
         for pid in _other_processes()
@@ -86,14 +86,19 @@ def _open_files(pid: int) -> Iterator[tuple[str, FileIdentity]]:
                 yield link, identity(os.stat(link))
 
 
-def _foreign_logs_of(pid: int, database: FileIdentity, own_log: FileIdentity | None) -> list[str]:
-    """The names by which the process knows logs of ``database`` that are not ``own_log``."""
+def _foreign_logs_of(pid: int, database: FileIdentity, own_log: str) -> list[str]:
+    """The names by which the process knows logs of ``database`` that are not the one at ``own_log``.
+
+    That may be made or removed meanwhile.
+    """
+    before = _identity_at(own_log)
     files = list(_open_files(pid))
     if database not in (opened for _link, opened in files):
         return []
     named = [(_name_in_process(link), opened) for link, opened in files]
     logs = {f"{name}-wal" for name, opened in named if opened == database}
-    return sorted({name for name, opened in named if name in logs and opened != own_log})
+    own = (before, _identity_at(own_log))
+    return sorted({name for name, opened in named if name in logs and opened not in own})
 
 
 def _name_in_process(link: str) -> str:

@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Bring a live database into a staged file: byte by byte under a held read transaction, or by SQLite's own interface.
+
+Why the bytes are right is argued in docs/raw-copy.md. In short: while a read transaction is held, all pages that
+change in the database file are in the log that was copied before it, and in rollback-journal mode none changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import sqlite3
+from dataclasses import dataclass
+from typing import Iterator
+
+from .byte_copy import ByteCopier, clone
+from .sqlite_files import (
+    LOG_SUFFIXES,
+    SIDECAR_SUFFIXES,
+    DatabaseFileError,
+    Deadline,
+    ProgressReport,
+    Reason,
+    StagedFile,
+    database_uri,
+    found_status,
+    logs_with_content,
+    opened_folder,
+    opened_plain_file,
+    require_not_in_use_here,
+    require_plain_file,
+    require_space,
+    require_unmoved,
+)
+from .sqlite_hold import Hold, StarvedError, View
+from .sqlite_holders import describe_holders, find_foreign_logs
+from .sqlite_verify import Header, read_header
+from .sqlite_worker import Channel, Child, limit_heap
+
+RESTARTS_ALLOWED = 3
+STEP_BYTES = 16 << 20
+LOG_COPIES_ALLOWED = 10
+
+# Those whose locks and mapped memory one kernel keeps for all of its processes. Any other gets SQLite's own interface.
+LOCAL_FILE_SYSTEMS = ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "tmpfs", "xfs", "zfs")
+
+_LOG_HEADER_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Source:
+    """The live database as this process has it open: its file, its folder, and what its first page says."""
+
+    path: str
+    descriptor: int
+    folder: int
+    header: Header
+    read_only: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file now."""
+        return os.fstat(self.descriptor).st_size
+
+    @property
+    def logs_size(self) -> int:
+        """Bytes of the logs beside it now."""
+        found = [found_status(self.path + suffix) for suffix in LOG_SUFFIXES]
+        return sum(status.st_size for status in found if status is not None)
+
+    @contextlib.contextmanager
+    def opened_log(self, suffix: str) -> Iterator[int]:
+        """A descriptor of the log with this suffix. Raises DatabaseFileError."""
+        with opened_plain_file(os.path.basename(self.path) + suffix, self.folder) as descriptor:
+            yield descriptor
+
+
+@dataclass(frozen=True)
+class Copied:
+    """How the staged file was filled (Snapshot.method), and what the source was."""
+
+    method: str
+    journal_mode: str
+    tables: int
+
+
+@contextlib.contextmanager
+def opened_source(path: str) -> Iterator[Source]:
+    """Open a live database without following a link. Raises DatabaseFileError where reading could do or suffer harm."""
+    path = os.path.abspath(path)
+    with opened_folder(os.path.dirname(path)) as folder, opened_plain_file(path) as descriptor:
+        require_unmoved(path, descriptor)
+        require_not_in_use_here(path, descriptor)
+        for suffix in SIDECAR_SUFFIXES:
+            status = found_status(path + suffix)
+            if status is not None:
+                require_plain_file(path + suffix, status)
+        header = read_header(descriptor, path)
+        read_only = bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+        if header.write_ahead_log:
+            _require_log_here(path)
+            if not read_only:
+                _require_right_owner_for_sidecars(path, os.fstat(descriptor))
+        yield Source(path, descriptor, folder, header, read_only)
+
+
+def copy_database(
+    source: Source, staged: StagedFile, deadline: Deadline, report: ProgressReport | None = None
+) -> Copied:
+    """Fill the staged file with the database as it is at one moment, as one self-contained file.
+
+    Raises DatabaseFileError, OSError.
+    """
+    with Hold(source.path, source.descriptor, source.folder, deadline, target=staged.path, report=report) as hold:
+        copied = _Copy(source, staged, hold, deadline, report).copy()
+    _normalize(staged)
+    return copied
+
+
+class _Copy:
+    """One copy, under a transaction that ``hold`` takes."""
+
+    def __init__(
+        self, source: Source, staged: StagedFile, hold: Hold, deadline: Deadline, report: ProgressReport | None
+    ) -> None:
+        self._source = source
+        self._staged = staged
+        self._hold = hold
+        self._deadline = deadline
+        self._report = report
+
+    def copy(self) -> Copied:
+        """Choose the method and copy."""
+        try:
+            view = self._hold.begin()
+        except DatabaseFileError as error:
+            if not self._source.read_only or error.reason is not Reason.SYSTEM:
+                raise
+            return self._copy_at_rest()
+        require_space(self._staged.folder, view.size + self._source.logs_size)
+        raw = is_on_local_file_system(self._source.path) and self._hold.is_proven(view.journal_mode)
+        if view.journal_mode == "wal":
+            method = self._copy_with_log(view) if raw else self._copy_by_interface(0)
+        else:
+            method = self._copy_in_steps(view) if raw else self._copy_by_interface_in_steps()
+        require_unmoved(self._source.path, self._source.descriptor)
+        return Copied(method, view.journal_mode, view.tables)
+
+    def _copy_with_log(self, view: View) -> str:
+        """The log before the file: a page that changes in the file from now on is in the log as it is now."""
+        with self._staged.new_log("-wal") as log:
+            log_size = self._copy_log(log)
+        method = self._copy_file(view)
+        self._require_held(view)
+        if log_size:
+            _replay_log(self._staged, self._deadline)
+        else:
+            self._staged.remove_logs()
+        return method
+
+    def _copy_log(self, log: int) -> int:
+        """Copy the -wal, and return its size.
+
+        A reader that needs nothing of the log does not keep writers from beginning it anew. They write its header
+        first: with the same header after the copy as before it, no frame is of a later log than the header.
+        """
+        with self._source.opened_log("-wal") as descriptor:
+            self._hold.require_opened(descriptor, self._source.path + "-wal")
+            for _attempt in range(LOG_COPIES_ALLOWED):
+                os.ftruncate(log, 0)
+                header = os.pread(descriptor, _LOG_HEADER_BYTES, 0)
+                size = os.fstat(descriptor).st_size
+                copied = ByteCopier(descriptor, log, size, self._deadline).copy(0, size)
+                if os.pread(descriptor, _LOG_HEADER_BYTES, 0) == header:
+                    return copied
+        raise DatabaseFileError(
+            Reason.LOCKED, f"{self._source.path}-wal was begun anew {LOG_COPIES_ALLOWED} times meanwhile; try again"
+        )
+
+    def _copy_file(self, view: View) -> str:
+        """Copy the database file in one go, and return the method."""
+        size = self._source.size
+        copier = ByteCopier(self._source.descriptor, self._staged.descriptor, size, self._deadline, self._report)
+        if clone(self._source.descriptor, self._staged.descriptor):
+            copier.tell(size)
+            method, copied = "reflink", size
+        else:
+            method, copied = "raw", copier.copy(0, size)
+        # A checkpoint may cut off pages that no reader needs, but none of this reader's.
+        if min(copied, self._source.size) < min(size, view.size):
+            raise self._truncated()
+        return method
+
+    def _truncated(self) -> DatabaseFileError:
+        return DatabaseFileError(Reason.DAMAGED_SOURCE, f"{self._source.path} was truncated while it was copied")
+
+    def _copy_in_steps(self, view: View) -> str:
+        """Rollback journal: writers have their turn between steps, and at last wait for one pass over the file.
+
+        The 16 bytes at offset 24 change with every transaction, as SQLite itself has it (pager.c, dbFileVers).
+        """
+        for _attempt in range(1 + RESTARTS_ALLOWED):
+            size = self._source.size
+            copier = ByteCopier(self._source.descriptor, self._staged.descriptor, size, self._deadline, self._report)
+            version, offset = self._version(), 0
+            while self._version() == version:
+                end = min(offset + STEP_BYTES, size)
+                offset = copier.copy(offset, end)
+                if offset < end or self._source.size < size:
+                    raise self._truncated()
+                if offset == size:
+                    self._require_held(view)
+                    return "raw-stepped"
+                self._hold.end()
+                view = self._begin_again(view)
+            os.ftruncate(self._staged.descriptor, 0)
+        method = self._copy_file(view)
+        self._require_held(view)
+        return method
+
+    def _version(self) -> bytes:
+        return os.pread(self._source.descriptor, 16, 24)
+
+    def _begin_again(self, before: View) -> View:
+        view = self._hold.begin()
+        if view.journal_mode != before.journal_mode:
+            raise DatabaseFileError(
+                Reason.LOCKED,
+                f"the journal mode was changed from {before.journal_mode} to {view.journal_mode} meanwhile; try again",
+            )
+        return view
+
+    def _copy_by_interface(self, restarts_allowed: int) -> str:
+        """SQLite says success also when the source was truncated meanwhile: count."""
+        os.ftruncate(self._staged.descriptor, 0)
+        size = self._source.size
+        copied = self._hold.copy(restarts_allowed)
+        staged_size = os.fstat(self._staged.descriptor).st_size
+        if staged_size != copied or self._source.size < min(size, copied):
+            raise self._truncated()
+        return "api"
+
+    def _copy_by_interface_in_steps(self) -> str:
+        self._hold.end()
+        try:
+            return self._copy_by_interface(RESTARTS_ALLOWED) + "-stepped"
+        except StarvedError:
+            self._hold.begin()
+            return self._copy_by_interface(0)
+
+    def _require_held(self, view: View) -> None:
+        if not self._hold.is_proven(view.journal_mode):
+            raise DatabaseFileError(
+                Reason.REFUSED, f"the lock on {self._source.path} was lost while it was copied; try again"
+            )
+
+    def _copy_at_rest(self) -> Copied:
+        """On a read-only file system, where SQLite cannot open it: with whatever log lies beside it."""
+        before = self._states()
+        require_space(self._staged.folder, self._source.size + self._source.logs_size)
+        for log in logs_with_content(self._source.path):
+            suffix = log[len(self._source.path) :]
+            with self._source.opened_log(suffix) as descriptor, self._staged.new_log(suffix) as target:
+                size = os.fstat(descriptor).st_size
+                ByteCopier(descriptor, target, size, self._deadline).copy(0, size)
+        size = self._source.size
+        ByteCopier(self._source.descriptor, self._staged.descriptor, size, self._deadline, self._report).copy(0, size)
+        if self._states() != before:
+            raise DatabaseFileError(
+                Reason.REFUSED,
+                f"{self._source.path} was written to while it was copied, though its file system is "
+                "read-only here; take the snapshot where it can be written to",
+            )
+        _replay_log(self._staged, self._deadline)
+        return Copied("at-rest", "wal" if self._source.header.write_ahead_log else "delete", 0)
+
+    def _states(self) -> list[tuple[int, int, int, int] | None]:
+        """What shows that a file was written to."""
+        found = [found_status(self._source.path + suffix) for suffix in ("", *LOG_SUFFIXES)]
+        return [
+            None if status is None else (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            for status in found
+        ]
+
+
+def is_on_local_file_system(path: str) -> bool:
+    """Whether ``path`` lies in a file system of this kernel alone, and is not itself mounted as a single file."""
+    path = os.path.realpath(path)
+    kind, longest = "", ""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields = line.split(" ")
+            mount_point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match.group(1), 8)), fields[4])
+            above = path == mount_point or path.startswith(mount_point.rstrip("/") + "/")
+            # Of several mounts on one point, the last one is seen.
+            if above and len(mount_point) >= len(longest):
+                longest, kind = mount_point, fields[fields.index("-") + 1]
+    return longest != path and kind in LOCAL_FILE_SYSTEMS
+
+
+def _replay_log(staged: StagedFile, deadline: Deadline) -> None:
+    """Bring the log beside the staged file into it, as its next user would, in a child with bounds."""
+    bound = os.fstat(staged.descriptor).st_size + staged.logs_size()
+
+    def replay(_channel: Channel) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bound, bound))
+        uri = database_uri(staged.path, mode="rw")
+        with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            limit_heap(connection)
+            # Nobody else knows the file: no shared memory, no sync.
+            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+            connection.execute("PRAGMA synchronous=OFF")
+            connection.execute("PRAGMA trusted_schema=OFF")
+            busy, logged, moved = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if busy or logged != moved:
+                raise DatabaseFileError(
+                    Reason.DAMAGED_COPY, f"only {moved} of {logged} frames of the log were replayed"
+                )
+
+    with Child(replay, "replaying the log into the copy") as child:
+        child.answer(deadline)
+    if staged.logs_size():
+        raise DatabaseFileError(Reason.DAMAGED_COPY, "the log was not replayed into the copy; try again")
+
+
+def _normalize(staged: StagedFile) -> None:
+    """Make it open without sidecars, on read-only media, and not longer than its header says.
+
+    Bytes 18 and 19 of 1 mean no log (https://sqlite.org/fileformat2.html#file_format_version_numbers).
+    """
+    header = read_header(staged.descriptor, "the copy")
+    os.pwrite(staged.descriptor, b"\x01\x01", 18)
+    if header.page_count is not None:
+        expected = header.page_count * header.page_size
+        if os.fstat(staged.descriptor).st_size > expected:
+            os.ftruncate(staged.descriptor, expected)
+
+
+def _require_log_here(path: str) -> None:
+    """Raise DatabaseFileError when a process that writes the database has its log elsewhere: nobody can see both."""
+    elsewhere = find_foreign_logs(path)
+    if elsewhere:
+        raise DatabaseFileError(
+            Reason.REFUSED,
+            f"the newest changes are not in {path}-wal but in another file, since the database alone is mounted or "
+            f"linked there: {describe_holders(elsewhere)}; mount its whole folder, or stop the process first",
+        )
+
+
+def _require_right_owner_for_sidecars(path: str, status: os.stat_result) -> None:
+    """Raise DatabaseFileError where SQLite would make a -wal or -shm here that the owner could not write to."""
+    missing = [path + suffix for suffix in ("-wal", "-shm") if found_status(path + suffix) is None]
+    user = os.geteuid()
+    if missing and user != status.st_uid and not (user == 0 and _may_change_owners()):
+        raise DatabaseFileError(
+            Reason.REFUSED,
+            f"reading it would create {' and '.join(missing)} owned by uid {user}, which its owner, uid "
+            f"{status.st_uid}, could not write to; run as uid {status.st_uid}, or as root with CAP_CHOWN",
+        )
+
+
+def _may_change_owners() -> bool:
+    """Whether this process has CAP_CHOWN, bit 0 of its effective capabilities (capabilities(7))."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        effective = next(line.split()[1] for line in file if line.startswith("CapEff:"))
+    return bool(int(effective, 16) & 1)
