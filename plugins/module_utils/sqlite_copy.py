@@ -30,6 +30,7 @@ from .sqlite_files import (
     logs_with_content,
     opened_folder,
     opened_plain_file,
+    require_no_super_journal,
     require_not_in_use_here,
     require_plain_file,
     require_space,
@@ -263,6 +264,8 @@ class _Copy:
         require_space(self._staged.folder, self._source.size + self._source.logs_size)
         for log in logs_with_content(self._source.path):
             suffix = log[len(self._source.path) :]
+            if suffix == "-journal":
+                require_no_super_journal(log)
             with self._source.opened_log(suffix) as descriptor, self._staged.new_log(suffix) as target:
                 size = os.fstat(descriptor).st_size
                 ByteCopier(descriptor, target, size, self._deadline).copy(0, size)

@@ -27,6 +27,8 @@ SIDECAR_SUFFIXES = ("-wal", "-shm", "-journal")
 
 _STAGED_NAME = re.compile(r"(\.sqlite-[0-9a-f]{16}\.staged)(-wal|-shm|-journal)?")
 
+_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
+
 _FILE_TYPES = (
     (stat.S_ISLNK, "a symbolic link"),
     (stat.S_ISDIR, "a folder"),
@@ -220,6 +222,27 @@ def _begins_with_zero(path: str) -> bool:
         return False
     with opened_plain_file(path) as descriptor:
         return os.pread(descriptor, 1, 0) == b"\x00"
+
+
+def require_no_super_journal(path: str) -> None:
+    """Raise DatabaseFileError when the rollback journal at ``path`` belongs to a transaction over several databases.
+
+    Its end then names a file which SQLite reads and may delete, wherever that is, and without which it takes the
+    journal for a stale one (https://sqlite.org/fileformat2.html#the_rollback_journal, pager.c, readSuperJournal).
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        require_plain_file(path, status)
+        end = os.pread(descriptor, len(_JOURNAL_MAGIC), max(0, status.st_size - len(_JOURNAL_MAGIC)))
+    finally:
+        os.close(descriptor)
+    if end == _JOURNAL_MAGIC:
+        raise DatabaseFileError(
+            Reason.REFUSED,
+            f"{path} was left by a transaction over several databases that was cut off; only their application can end "
+            "it: start it once, or open the database as its owner, then try again",
+        )
 
 
 def identity(status: os.stat_result) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from .sqlite_files import (
     has_content,
     has_lock,
     identity,
+    require_no_super_journal,
 )
 from .sqlite_verify import problems_found
 from .sqlite_worker import Channel, Child, limit_heap
@@ -249,6 +250,7 @@ class _Server:
             # SQLITE_READONLY_ROLLBACK: a killed writer's journal must be rolled back, as any next reader would.
             if "readonly" not in str(error) or not has_content(path + "-journal"):
                 raise
+            require_no_super_journal(path + "-journal")
             with contextlib.closing(_connect(path, "rw")) as writer:
                 _begin(writer)
             _begin(self._connection)

@@ -137,7 +137,9 @@ application_id:
   returned: success, not in check mode
   type: int
 integrity:
-  description: V(ok), or V(not checked) with O(verify=none).
+  description:
+    - V(ok), or V(not checked) with O(verify=none).
+    - V(partly checked) where an index needs a collation or a function that only the application has; all else is sound.
   returned: success, not in check mode
   type: str
 foreign_key_violations:
@@ -149,8 +151,12 @@ foreign_key_violations:
 method:
   description:
     - How it was copied.
-    - V(held), under one read transaction; V(stepped), in steps between which the writers of a rollback-journal
-      database had their turn; V(immutable), from a read-only file system.
+    - V(raw), byte by byte under one read transaction; V(reflink), the same, the file system sharing the blocks;
+      V(raw-stepped), a rollback-journal database, byte by byte in steps between which its writers had their turn.
+    - Where the raw copy is not known to be right (a network file system, a single file that is mounted, locks which the
+      kernel does not list), by SQLite's online backup interface, V(api) under one read transaction, V(api-stepped) in
+      steps.
+    - V(at-rest), from a read-only file system on which SQLite cannot open the database.
   returned: success, not in check mode
   type: str
 elapsed:
