@@ -284,6 +284,7 @@ class _Examiner:
         self._descriptor = descriptor
         self._channel = channel
         self._parent = os.getppid()
+        self._grouped: list[_Group] | None = None
         # integrity_check takes the name of a table since 3.33.0, https://sqlite.org/changes.html.
         self._checks_one_table = sqlite3.sqlite_version_info >= (3, 33, 0)
         self._steps = 0
@@ -366,12 +367,13 @@ class _Examiner:
 
     def _groups(self) -> list[_Group]:
         """All tables with rows of their own, spread over groups of about the same size; the same in each child."""
-        if self._level != "full" or not self._checks_one_table:
-            return []
-        groups = [_Group() for _number in range(_GROUPS)]
-        for table in sorted(self._tables(), key=lambda table: (-table[1], table[0])):
-            min(groups, key=lambda group: group.size[1]).add(*table)
-        return [group for group in groups if group.tables]
+        if self._grouped is None:
+            groups = [_Group() for _number in range(_GROUPS)]
+            if self._level == "full" and self._checks_one_table:
+                for table in sorted(self._tables(), key=lambda table: (-table[2], table[0])):
+                    min(groups, key=lambda group: group.size[1]).add(*table)
+            self._grouped = [group for group in groups if group.tables]
+        return self._grouped
 
     def _tables(self) -> Iterator[tuple[str, int, int]]:
         """Name, rows and, for these rows, entries in the table and its indexes; the numbers are estimates."""
@@ -443,7 +445,7 @@ def problems_found(connection: sqlite3.Connection, check: str) -> list[str]:
         if explain_sqlite_error(error)[0] is not Reason.DAMAGED_SOURCE:
             raise
         return [str(error)]
-    return [] if problems == ["ok"] else problems
+    return [] if problems == ["ok"] else [line for problem in problems for line in problem.splitlines()]
 
 
 def describe_problems(check: str, problems: Sequence[str]) -> str:
