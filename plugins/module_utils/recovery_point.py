@@ -20,7 +20,7 @@ from typing import Any, Iterator, Mapping
 
 from .durable_files import make_private_folder, sync_folder, write_new_file
 from .semantic_version import VersionError, parse_version
-from .sqlite_files import utc_stamp
+from .sqlite_files import ProgressReport, utc_stamp
 from .sqlite_snapshot import Snapshot, create_snapshot
 from .sqlite_verify import VerificationError, verify_database
 
@@ -62,12 +62,18 @@ def project_root(root: str, project: str) -> str:
 
 
 def create_recovery_point(
-    deployment: Mapping[str, Any], root: str, reason: str, method: str, collection_version: str
+    deployment: Mapping[str, Any],
+    root: str,
+    reason: str,
+    method: str,
+    collection_version: str,
+    progress: ProgressReport | None = None,
 ) -> RecoveryPoint:
     """Copy the database and the project's files of `deployment` into a new folder below `root`.
 
     deployment: the fields of deployment.Deployment. method: `online` or `offline`, as it is recorded. The folder gets
-    its name last, after everything in it is verified and on disk; on any failure nothing is left of it.
+    its name last, after everything in it is verified and on disk; on any failure nothing is left of it. `progress` is
+    called now and then.
     Raises RecoveryPointError, SnapshotError, PrivateFolderError, OSError.
     """
     began = time.monotonic()
@@ -81,7 +87,8 @@ def create_recovery_point(
         partial = os.path.join(parent, _PARTIAL_PREFIX + identifier)
         os.mkdir(partial, 0o700)
         try:
-            snapshot = create_snapshot(deployment["database"], os.path.join(partial, DATABASE_NAME))
+            copy = os.path.join(partial, DATABASE_NAME)
+            snapshot = create_snapshot(deployment["database"], copy, progress=progress)
             files = _copy_project_files(deployment, os.path.join(partial, PROJECT_FOLDER))
             manifest = _describe(deployment, identifier, created, reason, method, snapshot, files, collection_version)
             manifest["duration_seconds"] = round(time.monotonic() - began, 3)
@@ -278,11 +285,14 @@ def require_same_or_newer(manifest: Mapping[str, Any], version: str | None) -> N
         )
 
 
-def verify_recovery_point(point: RecoveryPoint) -> None:
-    """Raise RecoveryPointError unless the copy is byte for byte what the manifest says, and a sound database."""
+def verify_recovery_point(point: RecoveryPoint, progress: ProgressReport | None = None) -> None:
+    """Raise RecoveryPointError unless the copy is byte for byte what the manifest says, and a sound database.
+
+    `progress` is called now and then.
+    """
     expected = point.manifest["database"]["sha256"]
     try:
-        facts = verify_database(point.database, "full")
+        facts = verify_database(point.database, "full", progress=progress)
     except VerificationError as error:
         raise RecoveryPointError(f"The recovery point {point.path} is damaged: {error}") from error
     if facts.sha256 != expected:

@@ -18,7 +18,18 @@ author:
   - The capsule.opstage contributors (@capsule-opstage)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - ansible.builtin.action_common_attributes.flow
 attributes:
+  action:
+    support: full
+    details:
+      - The module does the work. The action plugin shows how far it has come.
+  async:
+    support: full
+    details:
+      - How far it has come is not shown then.
+  bypass_host_loop:
+    support: none
   check_mode:
     support: full
   diff_mode:
@@ -53,6 +64,16 @@ options:
       - For a restore, which is needed most when the database is damaged.
     type: bool
     default: false
+  progress_file:
+    description:
+      - A file in which the module tells how far it has come, for others to read while it runs. It holds one JSON
+        object. C(phase) is V(waiting), for a lock that somebody else holds, V(copying) or V(verifying). C(done) and
+        C(total) count its bytes, C(seconds) is how long it has lasted.
+      - Made after two seconds, replaced every second, removed at the end. What was there before stays, with a warning.
+      - By default a temporary file of a random name. The controller reads it to show the progress of what takes longer
+        than five seconds, with the connections P(ansible.builtin.ssh#connection) and
+        P(ansible.builtin.local#connection). Neither is done with an empty string.
+    type: path
 seealso:
   - module: capsule.opstage.recovery_point_info
   - module: capsule.opstage.sqlite_backup
@@ -96,6 +117,7 @@ damage:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.collection import VERSION
 from ansible_collections.capsule.opstage.plugins.module_utils.durable_files import PrivateFolderError
+from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     REASONS,
     RecoveryPointError,
@@ -117,6 +139,7 @@ def main() -> None:
             "reason": {"type": "str", "default": "manual", "choices": list(REASONS)},
             "method": {"type": "str", "default": "online", "choices": ["online", "offline"]},
             "allow_damaged": {"type": "bool", "default": False},
+            "progress_file": {"type": "path"},
         },
         supports_check_mode=True,
     )
@@ -124,9 +147,15 @@ def main() -> None:
         module.exit_json(changed=True)
     parameters = module.params
     try:
-        point = create_recovery_point(
-            parameters["deployment"], parameters["root"], parameters["reason"], parameters["method"], VERSION
-        )
+        with ProgressFile(parameters["progress_file"], module.warn) as progress:
+            point = create_recovery_point(
+                parameters["deployment"],
+                parameters["root"],
+                parameters["reason"],
+                parameters["method"],
+                VERSION,
+                progress=progress,
+            )
     except SnapshotError as error:
         if not (parameters["allow_damaged"] and error.reason in DAMAGE):
             module.fail_json(msg=NOTHING_LEFT.format(error))

@@ -17,7 +17,18 @@ author:
   - The capsule.opstage contributors (@capsule-opstage)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - ansible.builtin.action_common_attributes.flow
 attributes:
+  action:
+    support: full
+    details:
+      - The module does the work. The action plugin shows how far it has come.
+  async:
+    support: full
+    details:
+      - How far it has come is not shown then.
+  bypass_host_loop:
+    support: none
   check_mode:
     support: full
     details:
@@ -43,6 +54,16 @@ options:
     description: The version of the Opstage that would open the database.
     type: str
     required: true
+  progress_file:
+    description:
+      - A file in which the module tells how far it has come, for others to read while it runs. It holds one JSON
+        object. C(phase) is V(waiting), for a lock that somebody else holds, V(copying) or V(verifying). C(done) and
+        C(total) count its bytes, C(seconds) is how long it has lasted.
+      - Made after two seconds, replaced every second, removed at the end. What was there before stays, with a warning.
+      - By default a temporary file of a random name. The controller reads it to show the progress of what takes longer
+        than five seconds, with the connections P(ansible.builtin.ssh#connection) and
+        P(ansible.builtin.local#connection). Neither is done with an empty string.
+    type: path
 seealso:
   - module: capsule.opstage.recovery_point
 """
@@ -77,6 +98,7 @@ manifest:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPointError,
     find_recovery_point,
@@ -93,6 +115,7 @@ def main() -> None:
             "recovery_point": {"type": "str", "required": True},
             "root": {"type": "path", "default": "/var/backups/opstage"},
             "version": {"type": "str", "required": True},
+            "progress_file": {"type": "path"},
         },
         supports_check_mode=True,
     )
@@ -100,7 +123,8 @@ def main() -> None:
     try:
         point = find_recovery_point(parameters["root"], parameters["project"], parameters["recovery_point"])
         require_same_or_newer(point.manifest, parameters["version"])
-        verify_recovery_point(point)
+        with ProgressFile(parameters["progress_file"], module.warn) as progress:
+            verify_recovery_point(point, progress)
     except RecoveryPointError as error:
         module.fail_json(msg=f"{error} Nothing was changed.")
     module.exit_json(

@@ -26,7 +26,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point imp
     require_same_or_newer,
     verify_recovery_point,
 )
-from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Reason
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Progress, Reason
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot import SnapshotError
 from sqlite_testing import fingerprint, killed_deployment, make_database, names_in, numbers_in, writing
 
@@ -128,6 +128,15 @@ class TestCreate:
         ]
         assert "hunter2" not in json.dumps(manifest)
         verify_recovery_point(point)
+
+    def test_progress(self, deployment: dict[str, Any], root: Path) -> None:
+        reports: list[Progress] = []
+        point = create_recovery_point(deployment, str(root), "manual", "online", "0.1.0", progress=reports.append)
+        assert {"copying", "verifying"} <= {report.phase for report in reports}
+        reports.clear()
+        verify_recovery_point(point, reports.append)
+        assert {report.phase for report in reports} == {"verifying"}
+        assert reports[-1].total == Path(point.database).stat().st_size
 
     def test_everything_is_private(self, deployment: dict[str, Any], root: Path) -> None:
         point = create(deployment, root)
