@@ -31,7 +31,7 @@ from .sqlite_files import (
     require_no_super_journal,
 )
 from .sqlite_verify import problems_found
-from .sqlite_worker import Channel, Child, limit_heap
+from .sqlite_worker import Channel, Child, enter_folder, limit_heap
 
 BUSY_SECONDS = 30.0
 BUSY_STEP_SECONDS = 0.25
@@ -194,7 +194,7 @@ class _Server:
             self._target = self._connected_target()
             self._descriptors = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._inherited = self._plain_files()
-            path = self._enter_folder()
+            path = enter_folder(self._folder, self._path)
             self._connection = _connect(path, "ro")
             self._connections.callback(self._connection.close)
             while True:
@@ -222,16 +222,6 @@ class _Server:
         target = sqlite3.connect(uri, uri=True, isolation_level=None)
         self._connections.callback(target.close)
         return target
-
-    def _enter_folder(self) -> str:
-        """Make the database's folder the root of this process where that is allowed; returns the database's path."""
-        os.fchdir(self._folder)
-        try:
-            os.chroot(".")
-        except PermissionError:
-            return self._path
-        os.chdir("/")
-        return "/" + os.path.basename(self._path)
 
     def _begin(self, path: str) -> None:
         """Take the read transaction, waiting for a lock as long as is allowed and somebody wants it."""

@@ -150,6 +150,23 @@ def limit_heap(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA hard_heap_limit={HEAP_LIMIT_BYTES}")
 
 
+def enter_folder(folder: int, path: str) -> str:
+    """Make the open ``folder`` of ``path`` the root of this process, a child, if it may; returns the path from then on.
+
+    What belongs to the system must not be looked for in there afterwards, where anybody may have put it: no module of
+    Python, and no source of random numbers, which SQLite opens once in each process (os_unix.c, unixRandomness).
+    """
+    with contextlib.closing(sqlite3.connect("file:/dev/null?mode=ro", uri=True)) as connection:
+        connection.execute("SELECT random()").fetchone()
+    os.fchdir(folder)
+    try:
+        os.chroot(".")
+    except PermissionError:
+        return path
+    sys.meta_path.clear()
+    return "/" + os.path.basename(path)
+
+
 def _serve(channel: Channel, work: Callable[[Channel], Any]) -> NoReturn:
     """The child's whole life: nothing of the parent's is flushed, closed or unwound."""
     try:

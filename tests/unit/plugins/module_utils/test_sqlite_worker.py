@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sqlite3
+from pathlib import Path
+
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Deadline, opened_folder
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_worker import Channel, Child, enter_folder
+from sqlite_testing import make_database, numbers_in
+
+
+def test_folder_as_root_lends_nothing_to_the_child(tmp_path: Path) -> None:
+    """Neither a module nor a source of random numbers is taken from a folder in which others write."""
+    assert os.geteuid() == 0, "only root can change its root"
+    database = make_database(tmp_path / "opstage.db", 3)
+    planted = Path(f"{tmp_path}{os.path.dirname(contextlib.__file__)}")
+    planted.mkdir(parents=True)
+    (planted / "planted_here.py").write_text("")
+    (tmp_path / "dev").mkdir()
+    os.mkfifo(tmp_path / "dev" / "urandom")
+
+    def work(_channel: Channel) -> list[object]:
+        path = enter_folder(folder, str(database))
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("INSERT INTO entries VALUES (4, hex(randomblob(8)))")
+        try:
+            importlib.import_module("planted_here")
+        except ModuleNotFoundError:
+            return [path, os.listdir("/"), "no module"]
+        return []
+
+    with opened_folder(str(tmp_path)) as folder, Child(work, "looking around") as child:
+        path, names, module = child.answer(Deadline(20))["result"]
+    assert (path, module) == ("/opstage.db", "no module")
+    assert "opstage.db" in names
+    assert numbers_in(database) == [1, 2, 3, 4]
