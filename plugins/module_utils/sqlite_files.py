@@ -343,10 +343,13 @@ def sha256_of(descriptor: int, deadline: Deadline) -> str:
 
 
 def require_space(folder: str, needed: int) -> None:
-    """Raise DatabaseFileError when the file system of ``folder`` has not ``needed`` bytes for this process."""
+    """Raise DatabaseFileError when the file system of ``folder`` has not ``needed`` bytes for this process.
+
+    One of 0 blocks does not know its size: a tmpfs without a limit, some in user space (statvfs(3)).
+    """
     status = os.statvfs(folder)
     available = (status.f_bfree if os.geteuid() == 0 else status.f_bavail) * status.f_frsize
-    if available < needed:
+    if status.f_blocks and available < needed:
         raise DatabaseFileError(
             Reason.NO_SPACE,
             f"no space in {folder}: {needed} bytes are needed, {available} are free; "
@@ -393,7 +396,7 @@ class StagedFile:
         with self._opened:
             if self._named:
                 self._unlink(self.name)
-            self.remove_logs()
+                self.remove_logs()
 
     def _unlink(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -453,16 +456,17 @@ class StagedFile:
         Raises FileExistsError when the name is taken and ``replace`` is false: link() decides that atomically.
         """
         descriptor = self.folder_descriptor
+        self.remove_logs()
         if replace:
             os.rename(self.name, name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
             self._named = False
-        else:
-            os.link(self.name, name, src_dir_fd=descriptor, dst_dir_fd=descriptor, follow_symlinks=False)
+            self.sync_folder()
+            return
+        os.link(self.name, name, src_dir_fd=descriptor, dst_dir_fd=descriptor, follow_symlinks=False)
+        try:
             os.unlink(self.name, dir_fd=descriptor)
             self._named = False
-        try:
             self.sync_folder()
         except OSError:
-            if not replace:
-                self._unlink(name)
+            self._unlink(name)
             raise
