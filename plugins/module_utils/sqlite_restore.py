@@ -95,7 +95,7 @@ def restore_database(
     source, dest = os.path.abspath(source), os.path.abspath(dest)
     with errors_raised_as(RestoreError, f"restore of {source} to {dest}"):
         previous = _found_previous(source, dest)
-        facts = _verified_source(source, expected_sha256, deadline)
+        facts = _verified_source(source, expected_sha256, deadline, progress)
         attributes = _wanted_attributes(dest, previous, uid, gid, mode)
         same_content = previous is not None and _has_content_of(dest, facts, deadline)
         changed = not same_content or previous is None or _attributes_of(previous) != attributes
@@ -127,8 +127,10 @@ def _found_previous(source: str, dest: str) -> os.stat_result | None:
     return status
 
 
-def _verified_source(source: str, expected_sha256: str | None, deadline: Deadline) -> DatabaseFacts:
-    facts = verify_database(source, "full", deadline)
+def _verified_source(
+    source: str, expected_sha256: str | None, deadline: Deadline, progress: ProgressReport | None
+) -> DatabaseFacts:
+    facts = verify_database(source, "full", deadline, progress)
     if expected_sha256 is not None and facts.sha256 != expected_sha256.lower():
         raise DatabaseFileError(
             Reason.DAMAGED_SOURCE,

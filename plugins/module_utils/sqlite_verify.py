@@ -223,14 +223,13 @@ class _Examiners:
             task = self._running[child.pid]
             if "steps" in message:
                 task.done = min(0.99, message["steps"] / task.steps) if task.steps else 0
-                continue
-            if "part" in message:
+            elif "part" in message:
                 task.done = message["part"]
-                continue
-            task.done = 1
-            del self._running[child.pid]
-            self._take(found, message)
-            self._give()
+            else:
+                task.done = 1
+                del self._running[child.pid]
+                self._take(found, message)
+                self._give()
             self._tell(report)
         return found
 
