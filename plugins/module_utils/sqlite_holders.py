@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Iterator, NamedTuple, Sequence, Tuple
+from typing import Iterator, Mapping, NamedTuple, Sequence, Tuple
 
-from .sqlite_files import SIDECAR_SUFFIXES, found_status, identity
+from .sqlite_files import SIDECAR_SUFFIXES, identity
 
 FileIdentity = Tuple[int, int]
 
@@ -21,13 +21,18 @@ class Holder(NamedTuple):
     file: str
 
 
-def find_holders(path: str) -> list[Holder]:
+def find_holders(path: str, folder: int | None = None) -> list[Holder]:
     """Other processes which have the database at ``path``, its -wal, -shm or -journal open, in order of their ids.
 
-    Files are recognised by device and inode, so a container's view of them counts too. Nothing is opened.
-    Without root, processes of other users cannot be seen.
+    Files are recognised by device and inode, so a container's view of them counts too. Nothing is opened. With the
+    descriptor ``folder`` the last part of ``path`` is looked up in there. Without root, processes of other users
+    cannot be seen.
     """
-    files = _identities(path)
+    return holders_of(_identities(path, folder))
+
+
+def holders_of(files: Mapping[FileIdentity, str]) -> list[Holder]:
+    """Other processes which have one of ``files`` open, under the name that it has there."""
     holders: list[Holder] = []
     for pid in _other_processes():
         held = {files[opened] for _link, opened in _open_files(pid) if opened in files}
@@ -42,7 +47,7 @@ def find_foreign_logs(path: str) -> list[Holder]:
     whose log was deleted or replaced: what it commits is not to be seen here before its next checkpoint.
     ``Holder.file`` is the log as that process sees it.
     """
-    database, own_log = _identity_at(path), path + "-wal"
+    database, own_log = _identity_at(path), _identity_at(path + "-wal")
     return [
         Holder(pid, _command(pid), log)
         for pid in _other_processes()
@@ -55,15 +60,17 @@ def describe_holders(holders: Sequence[Holder]) -> str:
     return ", ".join(f"process {holder.pid} ({holder.command}) has {holder.file} open" for holder in holders)
 
 
-def _identity_at(path: str) -> FileIdentity | None:
-    status = found_status(path)
-    return None if status is None else identity(status)
+def _identity_at(path: str, folder: int | None = None) -> FileIdentity | None:
+    try:
+        return identity(os.stat(path, dir_fd=folder, follow_symlinks=False))
+    except FileNotFoundError:
+        return None
 
 
-def _identities(path: str) -> dict[FileIdentity, str]:
+def _identities(path: str, folder: int | None) -> dict[FileIdentity, str]:
     found = {}
     for name in [path] + [path + suffix for suffix in SIDECAR_SUFFIXES]:
-        file = _identity_at(name)
+        file = _identity_at(name if folder is None else os.path.basename(name), folder)
         if file is not None:
             found[file] = name
     return found
@@ -81,24 +88,20 @@ def _open_files(pid: int) -> Iterator[tuple[str, FileIdentity]]:
     folder = f"/proc/{pid}/fd"
     with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
         for descriptor in os.listdir(folder):
-            with contextlib.suppress(FileNotFoundError):
+            # One that cannot be looked at (a dead network mount) is none of those that can.
+            with contextlib.suppress(OSError):
                 link = f"{folder}/{descriptor}"
                 yield link, identity(os.stat(link))
 
 
-def _foreign_logs_of(pid: int, database: FileIdentity, own_log: str) -> list[str]:
-    """The names by which the process knows logs of ``database`` that are not the one at ``own_log``.
-
-    That may be made or removed meanwhile.
-    """
-    before = _identity_at(own_log)
+def _foreign_logs_of(pid: int, database: FileIdentity, own_log: FileIdentity | None) -> list[str]:
+    """The names by which the process knows logs of ``database`` that are not ``own_log``."""
     files = list(_open_files(pid))
     if database not in (opened for _link, opened in files):
         return []
     named = [(_name_in_process(link), opened) for link, opened in files]
     logs = {f"{name}-wal" for name, opened in named if opened == database}
-    own = (before, _identity_at(own_log))
-    return sorted({name for name, opened in named if name in logs and opened not in own})
+    return sorted({name for name, opened in named if name in logs and opened != own_log})
 
 
 def _name_in_process(link: str) -> str:

@@ -3,46 +3,71 @@
 """Put a verified copy in the place of an SQLite database that nobody has open.
 
 A log is bound to its database by its name only: an old one beside a new file is replayed into it, or damages it.
-The order that leaves the old database or the new one when killed anywhere: stage the new file, fold the old log
-into the old database, remove what is left of the logs, rename, sync the folder.
+Hence this order, of which every step is on the disk before the next one begins:
+
+1. The new file is staged in the same folder, with its owner and permissions, synced, and read back.
+2. SQLite folds the old log into the old database, syncs that, and removes the log. Cut off here, the database has all
+   of its changes: in itself, in its log, or in both.
+3. What is left of the logs is removed, and the folder synced. Cut off here, the old database is whole without them.
+   One too damaged to be folded has got a second name before, its logs beside it: whole under that name.
+4. The new file is renamed over the old one, and the folder synced: the old database or the new one, no log beside it.
+
+Nothing follows a link that somebody plants in the folder. It is held open, names are relative to that descriptor, and
+SQLite, which knows paths only, opens the old database in a child whose root is the folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
+import functools
 import os
+import re
+import resource
 import sqlite3
-import stat
-import time
 from dataclasses import dataclass
+from typing import ContextManager, Iterator, NamedTuple, Sequence
 
+from .byte_copy import ByteCopier, clone
+from .file_access import FileAccess, access_of, give_access
 from .sqlite_files import (
+    LOG_SUFFIXES,
     SIDECAR_SUFFIXES,
     DatabaseFileError,
     Deadline,
-    Progress,
     ProgressReport,
     Reason,
     StagedFile,
-    blocks_of,
     database_uri,
     errors_raised_as,
     explain_sqlite_error,
     found_status,
     identity,
-    logs_with_content,
+    opened_folder,
     opened_plain_file,
+    require_no_super_journal,
     require_plain_file,
     require_space,
     sha256_of,
     utc_stamp,
 )
-from .sqlite_holders import Holder, describe_holders, find_holders
+from .sqlite_holders import FileIdentity, Holder, describe_holders, find_holders, holders_of
 from .sqlite_verify import DatabaseFacts, read_header, verify_database
+from .sqlite_worker import Channel, Child, enter_folder, limit_heap
 
 __all__ = ("Holder", "Restoration", "RestoreError", "find_holders", "restore_database")
 
 FOLD_BUSY_SECONDS = 5.0
+
+# A log of some gigabytes takes minutes on a slow disk; one that takes longer hangs.
+FOLD_SECONDS = 600.0
+
+_KEPT_NAME = re.compile(r"\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-\d{6}Z~")
+
+# Where SQLite locks a database: PENDING_BYTE, RESERVED_BYTE and 510 bytes from SHARED_FIRST on (os.h of its sources).
+_LOCKED_FROM, _LOCKED_BYTES = 0x40000000, 512
+_CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class RestoreError(DatabaseFileError):
@@ -64,11 +89,54 @@ class Restoration:
     sha256: str
 
 
+class _Previous(NamedTuple):
+    """The file that is to be replaced."""
+
+    file: FileIdentity
+    access: FileAccess
+
+
 @dataclass(frozen=True)
-class _Attributes:
-    uid: int
-    gid: int
-    mode: int
+class _Place:
+    """Where the database lies: a path, and the descriptor of its folder, to which all names are relative."""
+
+    path: str
+    folder: int
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(self.path)
+
+    def status(self, suffix: str = "") -> os.stat_result | None:
+        try:
+            return os.stat(self.name + suffix, dir_fd=self.folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+
+    def file(self) -> FileIdentity | None:
+        status = self.status()
+        return None if status is None else identity(status)
+
+    def opened(self, suffix: str = "") -> ContextManager[int]:
+        return opened_plain_file(self.name + suffix, self.folder)
+
+    def link(self, name: str, new_name: str) -> None:
+        os.link(name, new_name, src_dir_fd=self.folder, dst_dir_fd=self.folder, follow_symlinks=False)
+
+    def unlink(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self.folder)
+
+    def logs(self) -> tuple[str, ...]:
+        """The suffixes of the logs that SQLite would replay into the database; see logs_with_content."""
+        return tuple(suffix for suffix in LOG_SUFFIXES if self._has_content(suffix))
+
+    def _has_content(self, suffix: str) -> bool:
+        status = self.status(suffix)
+        if status is None or status.st_size == 0:
+            return False
+        with self.opened(suffix) as descriptor:
+            return suffix != "-journal" or os.pread(descriptor, 1, 0) != b"\x00"
 
 
 def restore_database(
@@ -93,43 +161,48 @@ def restore_database(
     """
     deadline = Deadline(timeout)
     source, dest = os.path.abspath(source), os.path.abspath(dest)
-    with errors_raised_as(RestoreError, f"restore of {source} to {dest}"):
-        previous = _found_previous(source, dest)
+    doing = errors_raised_as(RestoreError, f"restore of {source} to {dest}")
+    with doing, opened_folder(os.path.dirname(dest)) as folder:
+        place = _Place(dest, folder)
+        previous = _found_previous(place, source)
         facts = _verified_source(source, expected_sha256, deadline, progress)
-        attributes = _wanted_attributes(dest, previous, uid, gid, mode)
-        same_content = previous is not None and _has_content_of(dest, facts, deadline)
-        changed = not same_content or previous is None or _attributes_of(previous) != attributes
+        access = _wanted_access(place, previous, uid, gid, mode)
+        same_content = previous is not None and _has_content_of(place, facts, deadline)
+        changed = not same_content or previous is None or previous.access != access
         backup_file = None
-        if not check and not same_content:
-            with StagedFile(os.path.dirname(dest)) as staged:
-                _require_no_holders(dest)
-                _stage(source, staged, facts, deadline, progress)
-                _apply(staged.descriptor, attributes)
-                os.fsync(staged.descriptor)
-                deadline.check()
-                backup_file = _replace(dest, staged, keep_previous)
-        elif not check and changed:
-            _set_attributes(dest, attributes)
+        if not same_content:
+            _require_writable(place, facts)
+        if not same_content and not check:
+            with _staged(place, source, facts, access, deadline, progress) as staged:
+                backup_file = _replace(place, staged, previous, keep_previous, deadline)
+        elif changed and not check:
+            _give_access_in_place(place, access)
     return Restoration(dest, changed, backup_file, facts.size, facts.sha256)
 
 
-def _found_previous(source: str, dest: str) -> os.stat_result | None:
-    """Status of what is at ``dest``. Raises DatabaseFileError when it cannot be replaced by ``source``."""
-    folder = os.path.dirname(dest)
-    if not os.path.isdir(folder):
-        raise DatabaseFileError(Reason.MISSING, f"there is no folder {folder} to restore into; create it first")
-    status = found_status(dest)
-    if status is not None:
-        require_plain_file(dest, status)
-        origin = found_status(source)
-        if origin is not None and identity(origin) == identity(status):
-            raise DatabaseFileError(Reason.REFUSED, "both are the same file; name the copy to restore from")
-    return status
+def _found_previous(place: _Place, source: str) -> _Previous | None:
+    """What is there. Raises DatabaseFileError when it, or what lies beside it, cannot be replaced by ``source``."""
+    for suffix in ("", *SIDECAR_SUFFIXES):
+        status = place.status(suffix)
+        if status is not None:
+            require_plain_file(place.path + suffix, status)
+    if place.status() is None:
+        return None
+    with place.opened() as descriptor:
+        file, access = identity(os.fstat(descriptor)), access_of(descriptor)
+    origin = found_status(source)
+    if origin is not None and identity(origin) == file:
+        raise DatabaseFileError(Reason.REFUSED, "both are the same file; name the copy to restore from")
+    return _Previous(file, access)
 
 
 def _verified_source(
     source: str, expected_sha256: str | None, deadline: Deadline, progress: ProgressReport | None
 ) -> DatabaseFacts:
+    if expected_sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", expected_sha256):
+        raise DatabaseFileError(
+            Reason.REFUSED, f"{expected_sha256!r} is no SHA-256; 64 hexadecimal digits are expected, as sha256sum says"
+        )
     facts = verify_database(source, "full", deadline, progress)
     if expected_sha256 is not None and facts.sha256 != expected_sha256.lower():
         raise DatabaseFileError(
@@ -139,167 +212,274 @@ def _verified_source(
     return facts
 
 
-def _attributes_of(status: os.stat_result) -> _Attributes:
-    return _Attributes(status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
-
-
-def _wanted_attributes(
-    dest: str, previous: os.stat_result | None, uid: int | None, gid: int | None, mode: int | None
-) -> _Attributes:
+def _wanted_access(
+    place: _Place, previous: _Previous | None, uid: int | None, gid: int | None, mode: int | None
+) -> FileAccess:
     if previous is not None:
-        usual = _attributes_of(previous)
+        usual = previous.access
     else:
-        folder = os.stat(os.path.dirname(dest))
-        usual = _Attributes(folder.st_uid, folder.st_gid, 0o600)
-    return _Attributes(
-        usual.uid if uid is None else uid, usual.gid if gid is None else gid, usual.mode if mode is None else mode
+        folder = os.fstat(place.folder)
+        usual = FileAccess(folder.st_uid, folder.st_gid, 0o600, None)
+    return FileAccess(
+        usual.uid if uid is None else uid,
+        usual.gid if gid is None else gid,
+        usual.mode if mode is None else mode,
+        usual.extended,
     )
 
 
-def _has_content_of(dest: str, facts: DatabaseFacts, deadline: Deadline) -> bool:
-    """Whether ``dest`` is byte for byte the verified source, with no log that would change it."""
-    if logs_with_content(dest):
+def _has_content_of(place: _Place, facts: DatabaseFacts, deadline: Deadline) -> bool:
+    """Whether the verified source is there byte for byte, with no log that would change it."""
+    if place.logs():
         return False
-    with opened_plain_file(dest) as descriptor:
+    with place.opened() as descriptor:
         return os.fstat(descriptor).st_size == facts.size and sha256_of(descriptor, deadline) == facts.sha256
 
 
-def _set_attributes(dest: str, attributes: _Attributes) -> None:
-    with opened_plain_file(dest) as descriptor:
-        _apply(descriptor, attributes)
+def _require_writable(place: _Place, facts: DatabaseFacts) -> None:
+    folder = os.path.dirname(place.path)
+    if os.fstatvfs(place.folder).f_flag & os.ST_RDONLY:
+        raise DatabaseFileError(Reason.SYSTEM, f"{folder} is on a read-only file system; make it writable first")
+    require_space(folder, facts.size)
 
 
-def _apply(descriptor: int, attributes: _Attributes) -> None:
-    """Owner first: changing it clears bits of the mode (chown(2))."""
-    os.fchown(descriptor, attributes.uid, attributes.gid)
-    os.fchmod(descriptor, attributes.mode)
+def _give_access_in_place(place: _Place, access: FileAccess) -> None:
+    with place.opened() as descriptor:
+        give_access(descriptor, access)
 
 
-def _replace(dest: str, staged: StagedFile, keep_previous: bool) -> str | None:
-    """The order of steps explained at the top of this file. Returns the name under which the old one is kept."""
-    _remove_aliases(dest)
-    _fold_log(dest)
-    try:
-        backup_file = _keep(dest) if keep_previous else None
-        _require_no_holders(dest)
-        _remove_sidecars(dest)
-        staged.sync_folder()
-        staged.publish(os.path.basename(dest), replace=True)
-    except BaseException:
-        _remove_aliases(dest)
-        raise
-    return backup_file
+@contextlib.contextmanager
+def _staged(
+    place: _Place,
+    source: str,
+    facts: DatabaseFacts,
+    access: FileAccess,
+    deadline: Deadline,
+    progress: ProgressReport | None,
+) -> Iterator[StagedFile]:
+    """A copy of the bytes that were verified, proven on the disk to be those, ready to get its name."""
+    _require_no_holders(place)
+    # The folder that is open, whatever its path names by now.
+    with StagedFile(f"/proc/self/fd/{place.folder}/.") as staged:
+        give_access(staged.descriptor, access)
+        with opened_plain_file(source) as original:
+            if not clone(original, staged.descriptor):
+                ByteCopier(original, staged.descriptor, facts.size, deadline, progress).copy(0, facts.size)
+        os.fsync(staged.descriptor)
+        os.posix_fadvise(staged.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        written = sha256_of(staged.descriptor, deadline)
+        if written != facts.sha256:
+            raise DatabaseFileError(
+                Reason.DAMAGED_COPY,
+                f"{source} had the SHA-256 {facts.sha256} when it was verified, what was written has {written}; "
+                "it was changed meanwhile, or the disk does not keep what is written: look into that, then try again",
+            )
+        yield staged
 
 
-def _remove_sidecars(dest: str) -> None:
-    for suffix in SIDECAR_SUFFIXES:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(dest + suffix)
+def _replace(
+    place: _Place, staged: StagedFile, previous: _Previous | None, keep_previous: bool, deadline: Deadline
+) -> str | None:
+    """Steps 2 to 4 of the order at the top of this file. Returns the name under which the old database is kept."""
+    file = None if previous is None else previous.file
+    _require_no_holders(place)
+    unfolded = _fold_logs(place, deadline)
+    with _locked(place, file):
+        _require_no_holders(place)
+        if place.logs() != unfolded:
+            raise DatabaseFileError(Reason.IN_USE, f"{place.path} was written to meanwhile; find out by whom")
+        _remove_aliases(place)
+        kept = _keep(place, staged, unfolded) if keep_previous or unfolded else None
+        try:
+            for suffix in SIDECAR_SUFFIXES:
+                place.unlink(place.name + suffix)
+            staged.sync_folder()
+            staged.publish(place.name, replace=True)
+        except BaseException:
+            if kept is not None and place.file() == file:
+                _put_back(place, kept, unfolded)
+            raise
+        _require_not_opened_meanwhile(place, file)
+    if kept is not None and not keep_previous:
+        _remove_kept(place, kept, unfolded)
+    return None if kept is None or not keep_previous else os.path.join(os.path.dirname(place.path), kept)
 
 
-def _require_no_holders(dest: str) -> None:
-    holders = find_holders(dest)
+def _require_no_holders(place: _Place) -> None:
+    holders = find_holders(place.path, place.folder)
     if holders:
         raise DatabaseFileError(
             Reason.IN_USE, f"{describe_holders(holders)}; stop what uses the database, then restore again"
         )
 
 
-def _stage(
-    source: str, staged: StagedFile, facts: DatabaseFacts, deadline: Deadline, progress: ProgressReport | None
-) -> None:
-    """Copy the bytes that were verified, and prove that it is those."""
-    require_space(staged.folder, facts.size)
-    started, done = time.monotonic(), 0
-    with opened_plain_file(source) as descriptor:
-        for block in blocks_of(descriptor):
-            done += _write(staged.descriptor, block)
-            deadline.check()
-            if progress is not None:
-                progress(Progress("copying", done, facts.size, time.monotonic() - started))
-    copied = sha256_of(staged.descriptor, deadline)
-    if copied != facts.sha256:
+def _require_not_opened_meanwhile(place: _Place, file: FileIdentity | None) -> None:
+    """Raise DatabaseFileError when somebody opened the old file in the moment in which it was replaced."""
+    holders = [] if file is None else holders_of({file: place.path})
+    if holders:
         raise DatabaseFileError(
-            Reason.DAMAGED_SOURCE,
-            f"{source} had the SHA-256 {facts.sha256} when it was verified, its copy has {copied}; try again",
+            Reason.IN_USE,
+            f"{describe_holders(holders)} as it was in the moment before it was replaced, and what is written so "
+            "damages the new one; stop what uses the database, then restore again",
         )
 
 
-def _write(descriptor: int, block: bytes) -> int:
-    remaining = memoryview(block)
-    while remaining:
-        remaining = remaining[os.write(descriptor, remaining) :]
-    return len(block)
+@contextlib.contextmanager
+def _locked(place: _Place, file: FileIdentity | None) -> Iterator[None]:
+    """Keep SQLite in other processes out of the old database; nothing else may open and close it here meanwhile.
+
+    That finds users who are not to be seen in /proc, too: a connection has a lock for as long as a transaction lasts,
+    one in WAL mode always (https://sqlite.org/lockingv3.html). Raises DatabaseFileError.
+    """
+    if file is None:
+        yield
+        return
+    with place.opened() as descriptor, contextlib.ExitStack() as opened:
+        writable = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        opened.callback(os.close, writable)
+        try:
+            fcntl.lockf(writable, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCKED_BYTES, _LOCKED_FROM)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise _locked_by_another(place) from error
+            if error.errno not in _CANNOT_LOCK:
+                raise
+        if not identity(os.fstat(writable)) == file == place.file():
+            raise DatabaseFileError(Reason.REFUSED, f"{place.path} was moved or replaced meanwhile; try again")
+        yield
 
 
-def _fold_log(dest: str) -> None:
+def _locked_by_another(place: _Place) -> DatabaseFileError:
+    return DatabaseFileError(
+        Reason.LOCKED, f"a process locks {place.path}; stop what uses the database, then restore again"
+    )
+
+
+def _fold_logs(place: _Place, deadline: Deadline) -> tuple[str, ...]:
     """Bring what the old database's logs hold into its file, so that it is whole without them.
 
-    A database too damaged to be read stays byte for byte as it is: that is when a restore is needed most.
-    Raises DatabaseFileError or sqlite3.Error when the log of a sound one cannot be folded, as it is locked or
-    the space does not suffice.
+    Returns the suffixes of those that could not be, as the database is gone or too damaged to be read: it stays byte
+    for byte as it is, since that is when a restore is needed most. Raises DatabaseFileError when a sound one cannot
+    be folded.
     """
-    if found_status(dest) is None or not logs_with_content(dest):
-        return
-    with opened_plain_file(dest) as descriptor:
-        if _is_readable(dest, descriptor):
-            _fold(dest)
-
-
-def _fold(dest: str) -> None:
+    logs = place.logs()
+    if not logs or place.status() is None:
+        return logs
+    advice = f"nothing was changed; move {' and '.join(place.path + suffix for suffix in logs)} away to go on without"
+    limit = Deadline(deadline.remaining(FOLD_SECONDS))
     try:
-        with contextlib.closing(_connect(dest, "rw")) as connection:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            (journal_mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
-    except sqlite3.Error as error:
-        if explain_sqlite_error(error)[0] in (Reason.LOCKED, Reason.NO_SPACE):
-            raise
-        return
-    if journal_mode != "delete":
-        raise DatabaseFileError(Reason.LOCKED, f"{dest} is locked; stop what uses it, then restore again")
+        with Child(functools.partial(_fold, place, logs), "folding the log into the old database") as child:
+            folded = child.answer(limit)["result"]
+    except DatabaseFileError as error:
+        deadline.check()
+        if error.reason is not Reason.TIMEOUT:
+            raise DatabaseFileError(error.reason, f"{error}; {advice}") from error
+        raise DatabaseFileError(
+            Reason.SYSTEM, f"folding the log into the old database took longer than {FOLD_SECONDS:g} s; {advice}"
+        ) from error
+    return () if folded else logs
 
 
-def _is_readable(dest: str, descriptor: int) -> bool:
-    """Whether SQLite can read the schema; asked read-only, since a writer folds the log even when it cannot."""
+def _fold(place: _Place, logs: Sequence[str], channel: Channel) -> bool:
+    """What the child does: False when the database cannot be read, which it then has not changed.
+
+    Exclusive locking keeps the log's index out of the ``-shm``, in which anything may be. Nothing grows larger than a
+    true log could make it.
+    """
+    with place.opened() as descriptor:
+        sizes = [status.st_size for status in map(place.status, ("", *logs)) if status is not None]
+        bound = sum(sizes) + (1 << 20)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bound, bound))
+        path = enter_folder(place.folder, place.path)
+        if "-journal" in logs:
+            require_no_super_journal(path + "-journal")
+        try:
+            read_header(descriptor, path)
+        except DatabaseFileError:
+            return False
+        with contextlib.closing(_connect(path)) as connection:
+            if not _is_readable(connection):
+                # Closing the connection would fold the log all the same.
+                channel.send({"result": False})
+                os._exit(0)
+            return _merge(connection)
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    uri = database_uri(path, mode="rw")
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=FOLD_BUSY_SECONDS)
+    limit_heap(connection)
+    connection.execute("PRAGMA trusted_schema=OFF")
+    connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+    return connection
+
+
+def _is_readable(connection: sqlite3.Connection) -> bool:
+    """Whether SQLite can read the schema."""
     try:
-        read_header(descriptor, dest)
-        with contextlib.closing(_connect(dest, "ro")) as connection:
-            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except DatabaseFileError:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except (sqlite3.Error, MemoryError) as error:
+        _raise_if_passing(error)
         return False
-    except sqlite3.Error as error:
-        hot_journal = "readonly" in str(error)
-        return hot_journal or explain_sqlite_error(error)[0] is Reason.LOCKED
     return True
 
 
-def _connect(dest: str, mode: str) -> sqlite3.Connection:
-    return sqlite3.connect(database_uri(dest, mode=mode), uri=True, isolation_level=None, timeout=FOLD_BUSY_SECONDS)
+def _merge(connection: sqlite3.Connection) -> bool:
+    """SQLite syncs the database before it removes the log, with ``synchronous=FULL`` (https://sqlite.org/wal.html)."""
+    try:
+        connection.execute("PRAGMA synchronous=FULL")
+        (journal_mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+    except (sqlite3.Error, MemoryError) as error:
+        _raise_if_passing(error)
+        return False
+    return bool(journal_mode == "delete")
 
 
-def _keep(dest: str) -> str | None:
-    """Give the old database, and a log that could not be folded into it, a second name; it takes no space."""
-    kept = [path for path in (dest, *logs_with_content(dest)) if found_status(path) is not None]
-    if not kept:
-        return None
-    backup_file = f"{dest}.{utc_stamp()}~"
-    for path in kept:
-        os.link(path, backup_file + path[len(dest) :], follow_symlinks=False)
-    return backup_file
+def _raise_if_passing(error: BaseException) -> None:
+    """Raise what says nothing about the database, and will not be so for ever."""
+    if isinstance(error, sqlite3.Error) and explain_sqlite_error(error)[0] in (Reason.LOCKED, Reason.NO_SPACE):
+        raise error
 
 
-def _remove_aliases(dest: str) -> None:
-    """Remove the second names which a restore that did not come to its end gave to the database still in place.
+def _keep(place: _Place, staged: StagedFile, unfolded: Sequence[str]) -> str | None:
+    """Give the old database, and logs that could not be folded into it, a second name; it takes no space.
+
+    The names are on the disk before the logs lose their first ones.
+    """
+    kept = f"{place.name}.{utc_stamp()}~"
+    found = [suffix for suffix in ("", *unfolded) if place.status(suffix) is not None]
+    for suffix in found:
+        place.link(place.name + suffix, kept + suffix)
+    if unfolded:
+        staged.sync_folder()
+    return kept if found else None
+
+
+def _put_back(place: _Place, kept: str, unfolded: Sequence[str]) -> None:
+    """Undo _keep, and the removal of the logs."""
+    for suffix in unfolded:
+        if place.status(suffix) is None:
+            place.link(kept + suffix, place.name + suffix)
+    _remove_kept(place, kept, unfolded)
+
+
+def _remove_kept(place: _Place, kept: str, unfolded: Sequence[str]) -> None:
+    for suffix in ("", *unfolded):
+        place.unlink(kept + suffix)
+
+
+def _remove_aliases(place: _Place) -> None:
+    """Remove the second names which a restore that was killed gave to the database still in place.
 
     They would change with it. One with a log beside it is a damaged database's, kept whole, and stays.
     """
-    status = found_status(dest)
+    status = place.status()
     if status is None or status.st_nlink == 1:
         return
-    folder, name = os.path.split(dest)
-    for other in os.listdir(folder):
-        path = os.path.join(folder, other)
-        if other.startswith(f"{name}.") and other.endswith("~") and not logs_with_content(path):
-            alias = found_status(path)
-            if alias is not None and identity(alias) == identity(status):
-                os.unlink(path)
+    names = set(os.listdir(place.folder))
+    for other in names:
+        if not other.startswith(place.name) or not _KEPT_NAME.fullmatch(other[len(place.name) :]):
+            continue
+        alias = _Place(os.path.join(os.path.dirname(place.path), other), place.folder)
+        if alias.file() == identity(status) and not names & {other + suffix for suffix in LOG_SUFFIXES}:
+            place.unlink(other)
