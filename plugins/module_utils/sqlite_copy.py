@@ -30,6 +30,7 @@ from .sqlite_files import (
     logs_with_content,
     opened_folder,
     opened_plain_file,
+    read_errors_named,
     require_no_super_journal,
     require_not_in_use_here,
     require_plain_file,
@@ -136,7 +137,8 @@ class _Copy:
     def copy(self) -> Copied:
         """Choose the method and copy."""
         try:
-            view = self._hold.begin()
+            with read_errors_named(self._source.descriptor):
+                view = self._hold.begin()
         except DatabaseFileError as error:
             if not self._source.read_only or error.reason is not Reason.SYSTEM:
                 raise

@@ -342,6 +342,21 @@ def sha256_of(descriptor: int, deadline: Deadline) -> str:
     return digest.hexdigest()
 
 
+@contextlib.contextmanager
+def read_errors_named(descriptor: int) -> Iterator[None]:
+    """Raise OSError, not that it is damaged, where the disk cannot give a byte of the open database.
+
+    SQLite calls that "malformed" too (os_unix.c, SQLITE_IOERR_CORRUPTFS).
+    """
+    try:
+        yield
+    except DatabaseFileError as error:
+        if error.reason is Reason.DAMAGED_SOURCE:
+            for _block in blocks_of(descriptor):
+                continue
+        raise
+
+
 def require_space(folder: str, needed: int) -> None:
     """Raise DatabaseFileError when the file system of ``folder`` has not ``needed`` bytes for this process.
 

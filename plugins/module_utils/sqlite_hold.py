@@ -330,5 +330,7 @@ def _begin(connection: sqlite3.Connection) -> None:
     try:
         connection.execute("PRAGMA schema_version").fetchone()
     except BaseException:
-        connection.execute("ROLLBACK")
+        # SQLite itself has rolled back after some errors, https://sqlite.org/lang_transaction.html.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
