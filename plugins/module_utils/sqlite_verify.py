@@ -27,6 +27,7 @@ from .sqlite_files import (
     explain_sqlite_error,
     logs_with_content,
     opened_plain_file,
+    read_errors_named,
     require_unmoved,
 )
 from .sqlite_worker import TICK_SECONDS, Channel, Child, Message, limit_heap, messages_from
@@ -135,7 +136,7 @@ def verify_database(
         before = os.fstat(descriptor)
         header = read_header(descriptor, path)
         page_count = _require_whole(header, before.st_size)
-        with _Examiners(path, descriptor, level, sync) as examiners:
+        with read_errors_named(descriptor), _Examiners(path, descriptor, level, sync) as examiners:
             found = examiners.results(deadline, progress)
         require_unmoved(path, descriptor)
         after = os.fstat(descriptor)
