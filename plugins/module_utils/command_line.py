@@ -27,6 +27,7 @@ from .sqlite_snapshot import Snapshot, create_snapshot
 from .sqlite_verify import VERIFY_LEVELS
 
 PROGRAM = "opstage-ops"
+GRACE_SECONDS = 1.0
 
 _DESCRIPTION = "Consistent, verified copies of live SQLite databases, and putting them back."
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -102,7 +103,9 @@ class EndedBySignal(BaseException):
 class Signals:
     """Signals that end the command, raised as EndedBySignal in its main thread so that it cleans up on its way out.
 
-    One that is ignored, as SIGHUP is under nohup, stays so. After the first one, none disturbs the cleaning up.
+    The core reports its progress again and again, and can be left there; only where it has not for GRACE_SECONDS,
+    the exception strikes wherever it is. After that, no signal disturbs the cleaning up. One that is ignored, as
+    SIGHUP is under nohup, stays so.
     """
 
     def __init__(self) -> None:
@@ -112,27 +115,30 @@ class Signals:
     @contextlib.contextmanager
     def raised(self) -> Iterator[None]:
         """Within this context."""
-        previous = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
-        for number, handler in previous.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, self._handle)
+        handlers = {number: self._note for number in ENDING_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
+        previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._strike)
         try:
             yield
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise the signal again that SQLite's C code, having called Python's, could not hand on."""
+        """Raise EndedBySignal when there was a signal."""
         if self.number is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
             raise EndedBySignal(self.number)
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
+    def _note(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             os._exit(128 + number)
-        for other in ENDING_SIGNALS:
-            signal.signal(other, signal.SIG_IGN)
-        self.number = signal.Signals(number)
+        if self.number is None:
+            self.number = signal.Signals(number)
+            signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS)
+
+    def _strike(self, _number: int, _frame: FrameType | None) -> None:
         self.check()
 
 
@@ -166,6 +172,7 @@ def _outcome(arguments: Sequence[str], signals: Signals, stderr: int) -> Outcome
 
 def _run(options: argparse.Namespace, signals: Signals, stderr: int) -> Outcome:
     """Run the subcommand, showing its progress."""
+    signals.check()
     display = None
     if options.progress:
         display = ProgressBar(stderr) if os.isatty(stderr) else ProgressLog(stderr)

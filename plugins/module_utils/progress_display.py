@@ -75,7 +75,6 @@ class ProgressBar:
         self._descriptor = descriptor
         self._phase = ""
         self._drawn = 0.0
-        self._width = 0
 
     def __call__(self, progress: Progress) -> None:
         """Redraw the line, unless that was done a moment ago."""
@@ -84,25 +83,27 @@ class ProgressBar:
         if progress.phase == self._phase and now - self._drawn < REDRAW_SECONDS and not at_end:
             return
         self._phase, self._drawn = progress.phase, now
-        # The last column stays free: some terminals wrap as soon as it is written to.
-        self._draw(progress_line(progress, max(1, self._columns() - 1)))
+        self._draw(progress_line(progress, self._columns()))
 
     def close(self) -> None:
-        """Erase the line."""
-        if self._width:
+        """Erase the line, and what was typed into it."""
+        if self._phase:
             self._draw("")
-            _write_if_possible(self._descriptor, "\r")
 
     def _draw(self, line: str) -> None:
-        _write_if_possible(self._descriptor, f"\r{line:{min(self._width, max(1, self._columns() - 1))}}")
-        self._width = len(line)
+        """Draw over the whole line, and go back to its beginning: what is typed then is drawn over next."""
+        _write_if_possible(self._descriptor, f"\r{line:{self._columns()}}\r")
 
     def _columns(self) -> int:
-        """The terminal's width now; one that does not know its own says 0."""
+        """How many characters a line can have now; a terminal that does not know its own width says 0.
+
+        The last column stays free: some terminals wrap as soon as it is written to.
+        """
         try:
-            return os.get_terminal_size(self._descriptor).columns or USUAL_COLUMNS
+            columns = os.get_terminal_size(self._descriptor).columns
         except OSError:
-            return USUAL_COLUMNS
+            columns = 0
+        return max(1, (columns or USUAL_COLUMNS) - 1)
 
 
 class ProgressLog:
