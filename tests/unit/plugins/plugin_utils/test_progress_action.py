@@ -245,7 +245,7 @@ class Backup(ActionModule):
         shell = SimpleNamespace(tmpdir=None, join_path=os.path.join, env_prefix=lambda **_variables: "")
         connection = SimpleNamespace(transport=transport, become=None, has_native_async=False, _shell=shell)
         task = SimpleNamespace(args={}, async_val=0, check_mode=False, environment=None, action="sqlite_backup")
-        super().__init__(task, connection, None, None, None)
+        super().__init__(task, connection, None, None, None, None)
         self.answers = answers
         self.all_given = threading.Event()
         self.shown: list[str] = []
