@@ -44,7 +44,6 @@ from .sqlite_worker import Channel, Child, limit_heap
 
 RESTARTS_ALLOWED = 3
 STEP_BYTES = 16 << 20
-LOG_COPIES_ALLOWED = 10
 
 # Those whose locks and mapped memory one kernel keeps for all of its processes. Any other gets SQLite's own interface.
 LOCAL_FILE_SYSTEMS = ("bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "tmpfs", "xfs", "zfs")
@@ -153,35 +152,46 @@ class _Copy:
         return Copied(method, view.journal_mode, view.tables)
 
     def _copy_with_log(self, view: View) -> str:
-        """The log before the file: a page that changes in the file from now on is in the log as it is now."""
-        with self._staged.new_log("-wal") as log:
-            log_size = self._copy_log(log)
+        """The log before the file: a page that changes in the file from now on is in the log as it is now.
+
+        SQLite 3.11 to 3.49 may leave committed frames without their checksums (a rollback to a savepoint, after pages
+        were written before the commit): it reads on past them by its index, while a replay ends there.
+        """
+        frames = self._frames_needed()
+        if frames:
+            self._copy_log()
         method = self._copy_file(view)
         self._require_held(view)
-        if log_size:
-            _replay_log(self._staged, self._deadline)
-        else:
+        return method if not frames or self._is_replayed(frames) else self._copy_by_interface(0)
+
+    def _is_replayed(self, frames: int) -> bool:
+        """Whether all of so many frames were; a part of them over a newer file can look like any damage."""
+        try:
+            return _replay_log(self._staged, self._deadline) >= frames
+        except DatabaseFileError as error:
+            if error.reason not in (Reason.DAMAGED_SOURCE, Reason.DAMAGED_COPY):
+                raise
             self._staged.remove_logs()
-        return method
+            return False
 
-    def _copy_log(self, log: int) -> int:
-        """Copy the -wal, and return its size.
+    def _frames_needed(self) -> int:
+        with self._source.opened_log("-shm") as memory:
+            self._hold.require_opened(memory, self._source.path + "-shm")
+            return self._hold.frames_needed(memory)
 
-        A reader that needs nothing of the log does not keep writers from beginning it anew. They write its header
-        first: with the same header after the copy as before it, no frame is of a later log than the header.
-        """
-        with self._source.opened_log("-wal") as descriptor:
+    def _copy_log(self) -> None:
+        """Copy the -wal, of which the reader keeps others from beginning it anew: that would change its header."""
+        with self._source.opened_log("-wal") as descriptor, self._staged.new_log("-wal") as log:
             self._hold.require_opened(descriptor, self._source.path + "-wal")
-            for _attempt in range(LOG_COPIES_ALLOWED):
-                os.ftruncate(log, 0)
-                header = os.pread(descriptor, _LOG_HEADER_BYTES, 0)
-                size = os.fstat(descriptor).st_size
-                copied = ByteCopier(descriptor, log, size, self._deadline).copy(0, size)
-                if os.pread(descriptor, _LOG_HEADER_BYTES, 0) == header:
-                    return copied
-        raise DatabaseFileError(
-            Reason.LOCKED, f"{self._source.path}-wal was begun anew {LOG_COPIES_ALLOWED} times meanwhile; try again"
-        )
+            header = os.pread(descriptor, _LOG_HEADER_BYTES, 0)
+            size = os.fstat(descriptor).st_size
+            ByteCopier(descriptor, log, size, self._deadline).copy(0, size)
+            if os.pread(descriptor, _LOG_HEADER_BYTES, 0) != header:
+                raise DatabaseFileError(
+                    Reason.REFUSED,
+                    f"{self._source.path}-wal was begun anew under a read transaction that needs it, against the rules "
+                    "of SQLite; look for what else writes to it",
+                )
 
     def _copy_file(self, view: View) -> str:
         """Copy the database file in one go, and return the method."""
@@ -306,11 +316,14 @@ def is_on_local_file_system(path: str) -> bool:
     return longest != path and kind in LOCAL_FILE_SYSTEMS
 
 
-def _replay_log(staged: StagedFile, deadline: Deadline) -> None:
-    """Bring the log beside the staged file into it, as its next user would, in a child with bounds."""
+def _replay_log(staged: StagedFile, deadline: Deadline) -> int:
+    """Bring the log beside the staged file into it, as its next user would, in a child with bounds.
+
+    Returns the number of its frames up to the last commit that could be replayed.
+    """
     bound = os.fstat(staged.descriptor).st_size + staged.logs_size()
 
-    def replay(_channel: Channel) -> None:
+    def replay(_channel: Channel) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (bound, bound))
         uri = database_uri(staged.path, mode="rw")
         with contextlib.closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
@@ -319,16 +332,18 @@ def _replay_log(staged: StagedFile, deadline: Deadline) -> None:
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("PRAGMA synchronous=OFF")
             connection.execute("PRAGMA trusted_schema=OFF")
-            busy, logged, moved = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            busy, logged, moved = connection.execute("PRAGMA wal_checkpoint(FULL)").fetchone()
             if busy or logged != moved:
                 raise DatabaseFileError(
                     Reason.DAMAGED_COPY, f"only {moved} of {logged} frames of the log were replayed"
                 )
+            return int(logged)
 
     with Child(replay, "replaying the log into the copy") as child:
-        child.answer(deadline)
+        frames: int = child.answer(deadline)["result"]
     if staged.logs_size():
         raise DatabaseFileError(Reason.DAMAGED_COPY, "the log was not replayed into the copy; try again")
+    return frames
 
 
 def _normalize(staged: StagedFile) -> None:

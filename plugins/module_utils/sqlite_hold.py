@@ -13,6 +13,7 @@ import contextlib
 import os
 import sqlite3
 import stat
+import sys
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -42,6 +43,9 @@ PAUSE_WHEN_BUSY_SECONDS = 0.01
 # Byte ranges of SQLite's locks: os_unix.c, https://sqlite.org/walformat.html#wal_locks.
 _SHARED_FIRST, _SHARED_LAST = 0x40000002, 0x40000002 + 509
 _READ_MARKS_FIRST, _READ_MARKS_LAST = 123, 127
+
+# Where the two copies of the log's index say how many frames are committed: walformat.html#the_wal_index_header.
+_COMMITTED_FRAMES_OFFSETS = (16, 48 + 16)
 
 # Results of sqlite3_backup_step(); the sqlite3 module names them only from Python 3.11 on.
 _SQLITE_OK = 0
@@ -150,12 +154,30 @@ class Hold:
     def is_proven(self, journal_mode: str) -> bool:
         """Whether the kernel lists the child's locks, on the very files which are looked at here.
 
-        It does not for file systems that lock in their own way.
+        It does not for file systems that lock in their own way. Where the -shm cannot be written to, SQLite may keep
+        an index of the log for itself alone (walBeginShmUnreliable() in wal.c).
         """
         expected = [(self._status.st_ino, _SHARED_FIRST, _SHARED_LAST)]
         if journal_mode == "wal":
             expected.append((os.lstat(self.path + "-shm").st_ino, _READ_MARKS_FIRST, _READ_MARKS_LAST))
+            if not os.access(self.path + "-shm", os.W_OK, effective_ids=True):
+                return False
         return all(self._is_listed(*lock) for lock in expected)
+
+    def frames_needed(self, memory: int) -> int:
+        """How many frames of the log make the database of the file; ``memory`` is a descriptor of the -shm.
+
+        None for a reader with the first of the locks: what it reads is all in the file, and no checkpoint writes to
+        that. With another one it keeps the log from being begun anew, and all that are committed by now are needed.
+        """
+        inode = os.fstat(memory).st_ino
+        for _attempt in range(LISTINGS_ALLOWED):
+            if has_lock(self._child.pid, inode, _READ_MARKS_FIRST, _READ_MARKS_FIRST):
+                return 0
+            if has_lock(self._child.pid, inode, _READ_MARKS_FIRST + 1, _READ_MARKS_LAST):
+                index = os.pread(memory, 100, 0)
+                return max(int.from_bytes(index[at : at + 4], sys.byteorder) for at in _COMMITTED_FRAMES_OFFSETS)
+        raise DatabaseFileError(Reason.REFUSED, f"the lock on {self.path}-shm was lost; try again")
 
     def _is_listed(self, inode: int, first: int, last: int) -> bool:
         """A lock that is held all the while may be skipped by a listing during which others come and go."""
