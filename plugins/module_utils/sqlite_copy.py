@@ -136,7 +136,7 @@ class _Copy:
     def copy(self) -> Copied:
         """Choose the method and copy."""
         try:
-            with read_errors_named(self._source.descriptor):
+            with read_errors_named(self._source.descriptor, self._deadline):
                 view = self._hold.begin()
         except DatabaseFileError as error:
             if not self._source.read_only or error.reason is not Reason.SYSTEM:

@@ -343,7 +343,7 @@ def sha256_of(descriptor: int, deadline: Deadline) -> str:
 
 
 @contextlib.contextmanager
-def read_errors_named(descriptor: int) -> Iterator[None]:
+def read_errors_named(descriptor: int, deadline: Deadline) -> Iterator[None]:
     """Raise OSError, not that it is damaged, where the disk cannot give a byte of the open database.
 
     SQLite calls that "malformed" too (os_unix.c, SQLITE_IOERR_CORRUPTFS).
@@ -353,7 +353,8 @@ def read_errors_named(descriptor: int) -> Iterator[None]:
     except DatabaseFileError as error:
         if error.reason is Reason.DAMAGED_SOURCE:
             for _block in blocks_of(descriptor):
-                continue
+                if deadline.expired():
+                    break
         raise
 
 
