@@ -19,7 +19,7 @@ SILENT_SECONDS = 2.0
 INTERVAL_SECONDS = 1.0
 PHASES = ("waiting", "copying", "verifying")
 
-_HIGHEST_COUNT = (1 << 63) - 1
+_HIGHEST = (1 << 63) - 1
 
 
 class ProgressFile:
@@ -87,9 +87,13 @@ def parse_progress(text: str) -> Progress | None:
         return None
     if not isinstance(found, dict) or set(found) != {"phase", "done", "total", "seconds"}:
         return None
-    counts, seconds = (found["done"], found["total"]), found["seconds"]
-    if found["phase"] not in PHASES or not all(type(count) is int and 0 <= count <= _HIGHEST_COUNT for count in counts):
+    if found["phase"] not in PHASES or not (_is_integer(found["done"]) and _is_integer(found["total"])):
         return None
-    if type(seconds) not in (int, float) or not 0 <= seconds <= _HIGHEST_COUNT:
+    seconds = found["seconds"]
+    if not _is_integer(seconds) and not (isinstance(seconds, float) and 0 <= seconds <= _HIGHEST):
         return None
     return Progress(found["phase"], found["done"], found["total"], seconds)
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _HIGHEST
