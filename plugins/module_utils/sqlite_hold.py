@@ -116,7 +116,7 @@ class Hold:
     def begin(self) -> View:
         """Take the read transaction, waiting for whoever has the database to himself."""
         answer = self._ask({"do": "begin"}, self._tell_waiting)
-        self._opened = {(device, inode) for device, inode in answer.pop("opened")}
+        self._opened = set(map(tuple, answer.pop("opened")))
         view = View(**answer)
         self._page_size = view.page_size
         self._require_opened(self._status, self.path)
@@ -291,7 +291,8 @@ class _Server:
 
     def _copy(self, reporter: _StepReporter) -> dict[str, Any]:
         """Without a journal and without syncs: nobody knows the target yet."""
-        assert self._target is not None
+        if self._target is None:
+            raise ValueError("this hold was made without a target to copy into")
         self._target.execute("PRAGMA journal_mode=OFF")
         self._target.execute("PRAGMA synchronous=OFF")
         try:
