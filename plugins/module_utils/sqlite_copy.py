@@ -360,8 +360,13 @@ def _normalize(staged: StagedFile) -> None:
 
 
 def _require_log_here(path: str) -> None:
-    """Raise DatabaseFileError when a process that writes the database has its log elsewhere: nobody can see both."""
+    """Raise DatabaseFileError when a process that writes the database has its log elsewhere: nobody can see both.
+
+    One that opens the database just now, and makes a new log meanwhile, is not seen a second time.
+    """
     elsewhere = find_foreign_logs(path)
+    if elsewhere:
+        elsewhere = [holder for holder in find_foreign_logs(path) if holder in elsewhere]
     if elsewhere:
         raise DatabaseFileError(
             Reason.REFUSED,
