@@ -5,7 +5,7 @@
 A log is bound to its database by its name only: an old one beside a new file is replayed into it, or damages it.
 Hence this order, of which every step is on the disk before the next one begins:
 
-1. The new file is staged in the same folder, with its owner and permissions, synced, and read back.
+1. The new file is staged in the same folder, read back from the disk, given its owner and permissions, and synced.
 2. SQLite folds the old log into the old database, syncs that, and removes the log. Cut off here, the database has all
    of its changes: in itself, in its log, or in both.
 3. What is left of the logs is removed, and the folder synced. Cut off here, the old database is whole without them.
@@ -71,7 +71,11 @@ _CANNOT_LOCK = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 class RestoreError(DatabaseFileError):
-    """The database was not replaced; what was there is whole, its log perhaps folded into it."""
+    """The database was not replaced; what was there is whole, its log perhaps folded into it.
+
+    Three errors come after the replacement: the folder could not be synced, somebody put another file there, or opened
+    the old one in that very moment.
+    """
 
 
 @dataclass(frozen=True)
@@ -189,11 +193,22 @@ def _found_previous(place: _Place, source: str) -> _Previous | None:
     if place.status() is None:
         return None
     with place.opened() as descriptor:
+        if _mount_of(descriptor) != _mount_of(place.folder):
+            raise DatabaseFileError(
+                Reason.REFUSED,
+                f"{place.path} is a mount of its own and cannot be replaced; restore in the folder that it comes from",
+            )
         file, access = identity(os.fstat(descriptor)), access_of(descriptor)
     origin = found_status(source)
     if origin is not None and identity(origin) == file:
         raise DatabaseFileError(Reason.REFUSED, "both are the same file; name the copy to restore from")
     return _Previous(file, access)
+
+
+def _mount_of(descriptor: int) -> str:
+    """The id of the mount through which a file is open (proc_pid_fdinfo(5))."""
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
+        return next(line.split()[1] for line in file if line.startswith("mnt_id:"))
 
 
 def _verified_source(
@@ -257,15 +272,17 @@ def _staged(
     deadline: Deadline,
     progress: ProgressReport | None,
 ) -> Iterator[StagedFile]:
-    """A copy of the bytes that were verified, proven on the disk to be those, ready to get its name."""
+    """A copy of the bytes that were verified, proven on the disk to be those, ready to get its name.
+
+    Until it is proven only this user can write to it.
+    """
     _require_no_holders(place)
     # The folder that is open, whatever its path names by now.
     with StagedFile(f"/proc/self/fd/{place.folder}/.") as staged:
-        give_access(staged.descriptor, access)
         with opened_plain_file(source) as original:
             if not clone(original, staged.descriptor):
                 ByteCopier(original, staged.descriptor, facts.size, deadline, progress).copy(0, facts.size)
-        os.fsync(staged.descriptor)
+        os.fdatasync(staged.descriptor)
         os.posix_fadvise(staged.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         written = sha256_of(staged.descriptor, deadline)
         if written != facts.sha256:
@@ -274,6 +291,8 @@ def _staged(
                 f"{source} had the SHA-256 {facts.sha256} when it was verified, what was written has {written}; "
                 "it was changed meanwhile, or the disk does not keep what is written: look into that, then try again",
             )
+        give_access(staged.descriptor, access)
+        os.fsync(staged.descriptor)
         yield staged
 
 
@@ -289,8 +308,10 @@ def _replace(
         if place.logs() != unfolded:
             raise DatabaseFileError(Reason.IN_USE, f"{place.path} was written to meanwhile; find out by whom")
         _remove_aliases(place)
-        kept = _keep(place, staged, unfolded) if keep_previous or unfolded else None
+        kept = f"{place.name}.{utc_stamp()}~" if unfolded or (keep_previous and file is not None) else None
         try:
+            if kept is not None:
+                _keep(place, staged, kept, unfolded)
             for suffix in SIDECAR_SUFFIXES:
                 place.unlink(place.name + suffix)
             staged.sync_folder()
@@ -299,6 +320,8 @@ def _replace(
             if kept is not None and place.file() == file:
                 _put_back(place, kept, unfolded)
             raise
+        if place.file() != identity(os.fstat(staged.descriptor)):
+            raise DatabaseFileError(Reason.REFUSED, f"{place.path} was replaced by another file meanwhile; try again")
         _require_not_opened_meanwhile(place, file)
     if kept is not None and not keep_previous:
         _remove_kept(place, kept, unfolded)
@@ -441,18 +464,16 @@ def _raise_if_passing(error: BaseException) -> None:
         raise error
 
 
-def _keep(place: _Place, staged: StagedFile, unfolded: Sequence[str]) -> str | None:
-    """Give the old database, and logs that could not be folded into it, a second name; it takes no space.
+def _keep(place: _Place, staged: StagedFile, kept: str, unfolded: Sequence[str]) -> None:
+    """Give the old database, and logs that could not be folded into it, second names; that takes no space.
 
-    The names are on the disk before the logs lose their first ones.
+    These names are on the disk before the logs lose their first ones.
     """
-    kept = f"{place.name}.{utc_stamp()}~"
-    found = [suffix for suffix in ("", *unfolded) if place.status(suffix) is not None]
-    for suffix in found:
-        place.link(place.name + suffix, kept + suffix)
+    for suffix in ("", *unfolded):
+        if place.status(suffix) is not None:
+            place.link(place.name + suffix, kept + suffix)
     if unfolded:
         staged.sync_folder()
-    return kept if found else None
 
 
 def _put_back(place: _Place, kept: str, unfolded: Sequence[str]) -> None:

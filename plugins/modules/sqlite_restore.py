@@ -13,6 +13,8 @@ description:
   - Replaces a database that no process has open by a verified copy, with the old database's logs out of the way, so
     that nothing old is replayed into the new file. Killed at any moment, it leaves the old database or the new one.
   - Refuses while a process, in any container, has the database or one of its logs open, and says which.
+  - The new file gets owner, group, permissions, POSIX ACL and SELinux label of what was there. Other extended attributes
+    are not passed on, since they describe the old content.
 author:
   - The capsule.opstage contributors (@capsule-opstage)
 extends_documentation_fragment:
@@ -48,17 +50,21 @@ options:
     required: true
   dest:
     description:
-      - The database to replace, or to create in an existing folder. A plain file; links are not followed.
+      - The database to replace, or to create in an existing folder.
+      - A plain file in a folder that is no symbolic link, and that is mounted as a whole. A link, a FIFO or a device is
+        refused, also where a C(-wal), C(-shm) or C(-journal) would lie.
     type: path
     required: true
   sha256:
     description:
-      - The SHA-256 that O(src) must have, in hexadecimal.
+      - The SHA-256 that O(src) must have, 64 hexadecimal digits.
     type: str
   backup:
     description:
       - Keep what was there, with the changes in its logs, as RV(backup_file).
       - A database too damaged for that is kept byte for byte, its logs beside it.
+      - To put such a one back by hand, stop what uses the database, and copy RV(backup_file) to O(dest) and each log beside
+        it, C(-wal) or C(-journal), to the same name beside O(dest).
     type: bool
     default: false
   progress_file:

@@ -10,7 +10,9 @@ import sqlite3
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +22,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils import sqlite_rest
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import (
     Progress,
     Reason,
+    StagedFile,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_restore import (
     RestoreError,
@@ -27,6 +30,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_restore imp
     restore_database,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot import create_snapshot
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_verify import verify_database
 from sqlite_testing import (
     HALF_DONE_WRITER,
     HOLDER,
@@ -42,6 +46,7 @@ from sqlite_testing import (
 )
 
 BACKUP_ROWS = 20
+REFUSED = 3
 
 ACCESS_LIST = "system.posix_acl_access"
 DEFAULT_LIST = "system.posix_acl_default"
@@ -313,6 +318,12 @@ class TestRefusing:
         right = fingerprint(backup)["backup.db"][0]
         assert restore_database(str(backup), str(path), expected_sha256=right.upper()).changed
 
+    @pytest.mark.parametrize("expected", ["", "ab", "g" * 64, "0" * 65, "0" * 63 + "\n"])
+    def test_checksum_that_is_none(self, data: Path, backup: Path, expected: str) -> None:
+        error = refused(backup, data / "opstage.db", expected_sha256=expected)
+        assert error.reason is Reason.REFUSED
+        assert "64 hexadecimal digits" in str(error)
+
     def test_copy_whose_changes_are_in_a_log(self, tmp_path: Path, data: Path) -> None:
         path, _written = deployed(data)
         killed_deployment(tmp_path / "copied.db")
@@ -355,6 +366,239 @@ class TestRefusing:
             path = make_database(small / "opstage.db", 10)
             assert refused(large, path).reason is Reason.NO_SPACE
             assert application_view(path) == rows(10)
+
+
+class TestTakingItsTime:
+    def test_progress_of_a_restore(self, data: Path, backup: Path) -> None:
+        path, _written = deployed(data)
+        told: list[Progress] = []
+        restoration = restore_database(str(backup), str(path), progress=told.append)
+        assert [phase for phase, _group in itertools.groupby(told, key=lambda progress: progress.phase)] == [
+            "verifying",
+            "copying",
+        ]
+        assert (told[-1].done, told[-1].total) == (restoration.size, restoration.size)
+
+    def test_timeout_changes_nothing(self, data: Path, backup: Path) -> None:
+        path, _written = deployed(data)
+        before = fingerprint(path, Path(f"{path}-wal"))
+
+        def wait(progress: Progress) -> None:
+            if progress.phase == "copying":
+                time.sleep(0.5)
+
+        assert refused(backup, path, timeout=0).reason is Reason.TIMEOUT
+        assert refused(backup, path, timeout=0.5, progress=wait).reason is Reason.TIMEOUT
+        assert fingerprint(path, Path(f"{path}-wal")) == before
+
+
+class TestOthersMeanwhile:
+    def test_opened_between_the_two_checks(self, data: Path, backup: Path) -> None:
+        path, written = deployed(data)
+        with contextlib.ExitStack() as running_until_the_end:
+
+            def open_it(progress: Progress) -> None:
+                if progress.phase == "copying" and progress.done == progress.total:
+                    running_until_the_end.enter_context(running(HOLDER, str(path), "SELECT count(*) FROM entries"))
+
+            error = refused(backup, path, keep_previous=True, progress=open_it)
+        assert error.reason is Reason.IN_USE
+        assert application_view(path) == rows(written)
+
+    @pytest.mark.parametrize(("journal_mode", "statement"), [("WAL", "SELECT 1"), ("DELETE", "BEGIN IMMEDIATE")])
+    def test_locked_by_somebody_who_is_not_to_be_seen(
+        self, data: Path, backup: Path, monkeypatch: pytest.MonkeyPatch, journal_mode: str, statement: str
+    ) -> None:
+        path = make_database(data / "opstage.db", 10, journal_mode)
+        monkeypatch.setattr(sqlite_restore, "find_holders", lambda *_arguments: [])
+        with running(HOLDER, str(path), "SELECT count(*) FROM entries", statement):
+            before = fingerprint(path)
+            assert refused(backup, path, keep_previous=True).reason is Reason.LOCKED
+            assert fingerprint(path) == before
+
+    def test_opened_in_the_moment_of_the_replacement(
+        self, data: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = make_database(data / "opstage.db", 10)
+        publish = StagedFile.publish
+        with contextlib.ExitStack() as running_until_the_end:
+
+            def publish_late(staged: StagedFile, name: str, replace: bool) -> None:
+                running_until_the_end.enter_context(running(HOLDER, str(path)))
+                publish(staged, name, replace)
+
+            monkeypatch.setattr(StagedFile, "publish", publish_late)
+            with pytest.raises(RestoreError, match="damages the new one") as caught:
+                restore_database(str(backup), str(path))
+        assert caught.value.reason is Reason.IN_USE
+
+    def test_replaced_by_another_restore(self, data: Path, backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = make_database(data / "opstage.db", 10)
+        other = make_database(data / "other.db", 30)
+
+        def replace(progress: Progress) -> None:
+            if progress.phase == "copying" and other.exists():
+                other.rename(path)
+
+        with pytest.raises(RestoreError, match="moved or replaced meanwhile") as caught:
+            restore_database(str(backup), str(path), progress=replace)
+        assert caught.value.reason is Reason.REFUSED
+        assert application_view(path) == rows(30)
+
+
+class TestPuttingBack:
+    @pytest.mark.parametrize("keep_previous", [True, False])
+    @pytest.mark.parametrize("damaged", [True, False])
+    def test_when_the_name_cannot_be_given(
+        self, data: Path, backup: Path, monkeypatch: pytest.MonkeyPatch, keep_previous: bool, damaged: bool
+    ) -> None:
+        path, written = deployed(data)
+        os.unlink(f"{path}-shm")
+        if damaged:
+            os.truncate(path, 50)
+        before = fingerprint(path, Path(f"{path}-wal"))
+
+        def fail(_staged: StagedFile, _name: str, replace: bool) -> None:
+            assert not os.path.exists(f"{path}-wal")
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(StagedFile, "publish", fail)
+        with pytest.raises(RestoreError, match="Input/output error") as caught:
+            restore_database(str(backup), str(path), keep_previous=keep_previous)
+        assert caught.value.reason is Reason.SYSTEM
+        if damaged:
+            assert names_in(data) == ["opstage.db", "opstage.db-wal"]
+            assert fingerprint(path, Path(f"{path}-wal")) == before
+        else:
+            assert names_in(data) == ["opstage.db"]
+            assert application_view(path) == rows(written)
+
+    def test_damaged_one_that_is_not_to_be_kept_leaves_nothing(self, data: Path, backup: Path) -> None:
+        path, _written = deployed(data)
+        os.truncate(path, 50)
+        restoration = restore_database(str(backup), str(path))
+        assert restoration.backup_file is None
+        assert names_in(data) == ["opstage.db"]
+
+    def test_never_beside_the_new_file(self, data: Path, backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """An error after the new file has the name: the folder cannot be synced."""
+        path, _written = deployed(data)
+        os.truncate(path, 50)
+        database, log = path.read_bytes(), Path(f"{path}-wal").read_bytes()
+        publish = StagedFile.publish
+
+        def publish_and_fail(staged: StagedFile, name: str, replace: bool) -> None:
+            publish(staged, name, replace)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+        monkeypatch.setattr(StagedFile, "publish", publish_and_fail)
+        with pytest.raises(RestoreError, match="Input/output error"):
+            restore_database(str(backup), str(path))
+        kept = data / next(name for name in names_in(data) if name.endswith("~"))
+        assert names_in(data) == ["opstage.db", kept.name, f"{kept.name}-wal"]
+        assert (kept.read_bytes(), Path(f"{kept}-wal").read_bytes()) == (database, log)
+        assert application_view(path) == rows(BACKUP_ROWS)
+
+    def test_kept_one_by_hand(self, data: Path, backup: Path) -> None:
+        """As the documentation has it: copy both files back to their first names."""
+        path, _written = deployed(data)
+        os.truncate(path, 50)
+        database, log = path.read_bytes(), Path(f"{path}-wal").read_bytes()
+        kept = restore_database(str(backup), str(path), keep_previous=True).backup_file
+        for suffix in ("", "-wal"):
+            subprocess.run(["cp", "--preserve", f"{kept}{suffix}", f"{path}{suffix}"], check=True)
+        assert (path.read_bytes(), Path(f"{path}-wal").read_bytes()) == (database, log)
+        assert fingerprint(path)["opstage.db"][2:] == (100, 101, 0o100644)
+
+
+class TestPlaces:
+    def test_source_on_read_only_media_which_only_root_may_read(self, tmp_path: Path, data: Path) -> None:
+        path, _written = deployed(data)
+        with mounted_tmpfs(tmp_path / "media", "1m") as media:
+            source = make_database(media / "backup.db", BACKUP_ROWS)
+            source.chmod(0o400)
+            subprocess.run(["mount", "-o", "remount,ro", str(media)], check=True)
+            restore_database(str(source), str(path), keep_previous=True)
+            assert names_in(media) == ["backup.db"]
+        assert application_view(path) == rows(BACKUP_ROWS)
+        assert fingerprint(path)["opstage.db"][2:] == (100, 101, 0o100644)
+
+    @pytest.mark.parametrize("check", [True, False])
+    def test_read_only_folder(self, tmp_path: Path, backup: Path, check: bool) -> None:
+        with mounted_tmpfs(tmp_path / "media", "1m") as media:
+            path = make_database(media / "opstage.db", 10)
+            subprocess.run(["mount", "-o", "remount,ro", str(media)], check=True)
+            error = refused(backup, path, check=check)
+        assert error.reason is Reason.SYSTEM
+        assert "read-only file system; make it writable" in str(error)
+
+    @pytest.mark.parametrize("keep_previous", [True, False])
+    def test_file_that_is_mounted_alone(self, data: Path, backup: Path, keep_previous: bool) -> None:
+        path, written = deployed(data)
+        subprocess.run(["mount", "--bind", str(path), str(path)], check=True)
+        try:
+            error = refused(backup, path, keep_previous=keep_previous)
+        finally:
+            subprocess.run(["umount", str(path)], check=True)
+        assert error.reason is Reason.REFUSED
+        assert "mount of its own" in str(error)
+        assert application_view(path) == rows(written)
+
+    @pytest.mark.parametrize("early", [True, False])
+    def test_full_disk(self, tmp_path: Path, backup: Path, early: bool) -> None:
+        """No space for the copy, or later none for what the log adds to the old database."""
+        with mounted_tmpfs(tmp_path / "small", "1m") as small:
+            path = small / "opstage.db"
+            written = killed_deployment(path)
+            before = fingerprint(Path(f"{path}-wal"))
+
+            def fill(progress: Progress) -> None:
+                if early or (progress.phase == "copying" and progress.done == progress.total):
+                    with contextlib.suppress(OSError), open(small / "ballast", "ab", buffering=0) as file:
+                        while True:
+                            file.write(b"\0" * 4096)
+
+            with pytest.raises(RestoreError) as caught:
+                restore_database(str(backup), str(path), keep_previous=True, progress=fill)
+            assert caught.value.reason is Reason.NO_SPACE
+            assert ("are free" in str(caught.value)) == early
+            assert names_in(small) == ["ballast", "opstage.db", "opstage.db-shm", "opstage.db-wal"]
+            assert fingerprint(Path(f"{path}-wal")) == before
+            (small / "ballast").unlink()
+            assert application_view(path) == rows(written)
+
+    @pytest.mark.parametrize("content", [b"", b"text, no database " * 1000])
+    def test_what_is_no_database_is_replaced_and_kept(self, data: Path, backup: Path, content: bytes) -> None:
+        path = data / "opstage.db"
+        path.write_bytes(content)
+        kept = restore_database(str(backup), str(path), keep_previous=True).backup_file
+        assert kept is not None
+        assert Path(kept).read_bytes() == content
+        assert application_view(path) == rows(BACKUP_ROWS)
+
+    def test_by_the_databases_owner(self) -> None:
+        """Who is not root cannot change the root of a process."""
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            source = make_database(folder / "backup.db", BACKUP_ROWS)
+            written = killed_deployment(folder / "opstage.db")
+            for path in (folder, *folder.iterdir()):
+                os.chown(path, 100, 101)
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    os.setgroups([])
+                    os.setgid(101)
+                    os.setuid(100)
+                    restore_database(str(source), str(folder / "opstage.db"), keep_previous=True)
+                    status = 0
+                finally:
+                    os._exit(status)
+            assert os.waitpid(child, 0)[1] == 0
+            assert application_view(folder / "opstage.db") == rows(BACKUP_ROWS)
+            kept = next(name for name in names_in(folder) if name.endswith("~"))
+            assert numbers_in(folder / kept) == rows(written)
 
 
 class TestAccess:
@@ -529,6 +773,23 @@ class TestPlantedNames:
         restoration = restore_database(str(backup), str(path), keep_previous=True, timeout=20)
         assert numbers_in(Path(str(restoration.backup_file))) == rows(written)
 
+    def test_staged_file_that_is_exchanged_is_noticed(
+        self, data: Path, backup: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path, _written = deployed(data)
+        publish = StagedFile.publish
+
+        def exchange(staged: StagedFile, name: str, replace: bool) -> None:
+            assert os.fstat(staged.descriptor).st_uid == 100
+            os.unlink(data / staged.name)
+            make_database(data / staged.name, 5)
+            publish(staged, name, replace)
+
+        monkeypatch.setattr(StagedFile, "publish", exchange)
+        with pytest.raises(RestoreError, match="replaced by another file") as caught:
+            restore_database(str(backup), str(path))
+        assert caught.value.reason is Reason.REFUSED
+
     def test_second_name_of_another_file_stays(self, data: Path, backup: Path) -> None:
         path, _written = deployed(data)
         for name in ("opstage.db.mine~", "opstage.db.2026-11-22T17-14-14-633120Z~"):
@@ -609,13 +870,14 @@ CHANGING = tuple(f"module_utils/{name}.py" for name in ("byte_copy", "file_acces
 
 
 class LineCounter:
-    """A trace function: counts lines of CHANGING from the first step on; kills this process before a given one.
+    """A trace function: counts lines of CHANGING from the function ``first`` on, and kills this process before one.
 
-    ``folding`` counts those of the child that folds the log instead, and kills both.
+    With ``folding`` it counts those of the child that folds the log instead, and kills both.
     """
 
-    def __init__(self, kill_before: int | None = None, folding: bool = False) -> None:
+    def __init__(self, kill_before: int, first: str, folding: bool) -> None:
         self.count = 0
+        self._first = first
         self._begun = False
         self._kill_before = kill_before
         self._folding = folding
@@ -624,7 +886,7 @@ class LineCounter:
     def __call__(self, frame: FrameType, event: str, _argument: object) -> LineCounter | None:
         if not frame.f_code.co_filename.endswith(CHANGING) or frame.f_code.co_name == "identity":
             return None
-        self._begun = self._begun or frame.f_code.co_name == "_staged"
+        self._begun = self._begun or frame.f_code.co_name == self._first
         if event == "line" and self._begun and self._folding == (os.getpid() != self._parent):
             self.count += 1
             if self.count == self._kill_before:
@@ -633,13 +895,13 @@ class LineCounter:
         return self
 
 
-def killed_restore(backup: Path, path: Path, moment: int, folding: bool) -> bool:
+def killed_restore(backup: Path, path: Path, moment: int, first: str = "_staged", folding: bool = False) -> bool:
     """Restore in a child that is killed before its ``moment``-th line; False when it ended before that."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            sys.settrace(LineCounter(moment, folding))
+            sys.settrace(LineCounter(moment, first, folding))
             restore_database(str(backup), str(path), keep_previous=True)
             status = 0
         finally:
@@ -657,16 +919,21 @@ def memory(tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-@pytest.mark.parametrize(("folding", "least"), [(False, 60), (True, 15)])
-def test_killed_anywhere_leaves_the_old_database_or_the_new_one(
-    memory: Path, backup: Path, folding: bool, least: int
-) -> None:
-    """Before every second line from the first step on: no two calls into the system or SQLite share a line."""
+@pytest.fixture
+def verified_once(backup: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Verifying the copy to restore changes nothing, and takes most of the time."""
+    facts = verify_database(str(backup), "full")
+    monkeypatch.setattr(sqlite_restore, "verify_database", lambda *_arguments: facts)
+
+
+@pytest.fixture
+def fresh(memory: Path) -> Callable[[str], Path]:
+    """Makes one killed deployment after the other, all the same, owned by uid 100."""
     template = memory / "template"
     template.mkdir()
-    written = killed_deployment(template / "opstage.db")
+    killed_deployment(template / "opstage.db")
 
-    def fresh(name: str) -> Path:
+    def make(name: str) -> Path:
         folder = memory / name
         folder.mkdir()
         for file in template.iterdir():
@@ -675,11 +942,21 @@ def test_killed_anywhere_leaves_the_old_database_or_the_new_one(
             os.chown(copied, 100, 101)
         return folder / "opstage.db"
 
+    return make
+
+
+@pytest.mark.usefixtures("verified_once")
+@pytest.mark.parametrize(("folding", "least"), [(False, 60), (True, 15)])
+def test_killed_anywhere_leaves_the_old_database_or_the_new_one(
+    fresh: Callable[[str], Path], backup: Path, folding: bool, least: int
+) -> None:
+    """Before every second line from the first step on: no two calls into the system or SQLite share a line."""
+    written = len(numbers_in(fresh("unharmed")))
     seen: list[int] = []
     kept_alone = 0
     for moment in itertools.count(1, 2):
         path = fresh(f"killed-{moment}")
-        if not killed_restore(backup, path, moment, folding):
+        if not killed_restore(backup, path, moment, folding=folding):
             break
         assert (path.stat().st_uid, path.stat().st_gid) == (100, 101)
         found = application_view(path)
@@ -694,3 +971,60 @@ def test_killed_anywhere_leaves_the_old_database_or_the_new_one(
     assert set(seen) == ({written} if folding else {written, BACKUP_ROWS})
     assert len(seen) > least
     assert (kept_alone > 0) != folding
+
+
+@pytest.mark.usefixtures("verified_once")
+def test_killed_anywhere_leaves_a_damaged_database_with_its_log(fresh: Callable[[str], Path], backup: Path) -> None:
+    """Both under their own names or both under others, until the new one is in place."""
+    places: set[str] = set()
+    for moment in itertools.count(1):
+        path = fresh(f"damaged-{moment}")
+        os.truncate(path, 50)
+        database, log = path.read_bytes(), Path(f"{path}-wal").read_bytes()
+        if not killed_restore(backup, path, moment, first="_keep"):
+            break
+        whole = [
+            name
+            for name in names_in(path.parent)
+            if Path(f"{path.parent / name}-wal").exists()
+            and (path.parent / name).read_bytes() == database
+            and Path(f"{path.parent / name}-wal").read_bytes() == log
+        ]
+        assert whole
+        if path.read_bytes() != database:
+            assert not os.path.exists(f"{path}-wal")
+            assert application_view(path) == rows(BACKUP_ROWS)
+        places.update("kept" if name.endswith("~") else name for name in whole)
+    assert places == {"opstage.db", "kept"}
+
+
+def test_two_restores_at_once_lose_nothing(fresh: Callable[[str], Path], backup: Path, tmp_path: Path) -> None:
+    """Each ends or is refused; what was there is found once, kept or in its place."""
+    other = make_database(tmp_path / "other.db", 30)
+    for number in range(10):
+        path = fresh(f"contended-{number}")
+        written = numbers_in(path)
+        children = [started_restore(source, path) for source in (backup, other)]
+        ended = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+        assert ended in ([0, 0], [0, REFUSED], [REFUSED, REFUSED])
+        names = [name for name in names_in(path.parent) if name.endswith("~")]
+        assert len(names) >= ended.count(0)
+        found = [numbers_in(path.parent / name) for name in names] + [application_view(path)]
+        assert found.count(written) == 1
+        assert [kept for kept in found if kept not in (written, rows(BACKUP_ROWS), rows(30))] == []
+        assert names_in(path.parent) == ["opstage.db", *names]
+
+
+def started_restore(source: Path, path: Path) -> int:
+    """The id of a child that restores, and exits with REFUSED when it is not allowed to."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            restore_database(str(source), str(path), keep_previous=True)
+            status = 0
+        except RestoreError as error:
+            status = REFUSED if error.reason in (Reason.IN_USE, Reason.LOCKED, Reason.REFUSED) else 1
+        finally:
+            os._exit(status)
+    return child
