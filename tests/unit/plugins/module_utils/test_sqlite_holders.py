@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import identity, opened_folder
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_holders import (
     describe_holders,
     find_foreign_logs,
     find_holders,
+    holders_of,
 )
 from sqlite_testing import HOLDER, make_database, running
 
@@ -42,6 +44,22 @@ def mounted_file(file: Path, at: Path) -> Iterator[Path]:
         yield at
     finally:
         subprocess.run(["umount", str(at)], check=True)
+
+
+class TestHolders:
+    def test_of_a_database_in_a_folder_that_was_moved(self, database: Path, tmp_path: Path) -> None:
+        with opened_folder(str(database.parent)) as folder, running(HOLDER, str(database), *WRITING) as holder:
+            database.parent.rename(tmp_path / "moved")
+            assert find_holders(str(database)) == []
+            found = find_holders(str(database), folder)
+            assert {one.pid for one in found} == {holder.pid}
+            assert [one.file for one in found] == [f"{database}{suffix}" for suffix in ("", "-shm", "-wal")]
+
+    def test_of_a_file_that_has_no_name_any_more(self, database: Path) -> None:
+        file = identity(database.stat())
+        with running(HOLDER, str(database)) as holder:
+            database.unlink()
+            assert [(one.pid, one.file) for one in holders_of({file: "it"})] == [(holder.pid, "it")]
 
 
 class TestForeignLogs:
