@@ -13,7 +13,7 @@ STAGES := environment lint sanity unit standin scenarios
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test environment lint sanity unit standin scenarios build clean check python
+.PHONY: help demo test environment lint sanity unit standin scenarios bench build clean check python
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,7 +30,7 @@ lint: environment ## formats, types, rules, changelog fragments, licenses
 	ruff check .
 	ruff format --check .
 	mypy --package ansible_collections.capsule.opstage.plugins
-	mypy tests/scenarios tests/standin tests/testbed tests/tools
+	mypy tests/bench tests/scenarios tests/standin tests/testbed tests/tools
 	yamllint --strict .
 	ansible-lint
 	antsibull-changelog lint
@@ -49,6 +49,9 @@ standin: check environment ## does the Opstage stand-in behave as the real one?
 
 scenarios: check environment ## all molecule scenarios, on real hosts
 	pytest --verbose tests/scenarios
+
+bench: check .venv/.demo ## measure the snapshot against other tools, 25 minutes; BENCH="--help" lists its options
+	@python tests/bench/bench.py $(BENCH)
 
 build: environment ## the collection's artifact
 	ansible-galaxy collection build --force
