@@ -9,6 +9,7 @@ is gone at the end, also when it is interrupted.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import platform
 import shlex
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -48,6 +49,7 @@ SIZES = (100, 200, 1000)
 ROUNDS = 5
 COPIES_AT_ONCE = 6
 """Room asked for: what lies side by side of the largest database, with what writers add to it and its log."""
+FOLDER_PREFIX = "opstage-bench-"
 OWN_MOUNTS = "OPSTAGE_BENCH_OWN_MOUNTS"
 
 
@@ -170,12 +172,32 @@ def private_folder(sizes: Sequence[int], parts: Sequence[str]) -> Iterator[Path]
     parent.mkdir(parents=True, exist_ok=True)
     needed = max(COPIES_AT_ONCE * max(sizes) * MEGABYTE, PAGES * PAGE_BYTES if "large" in parts else 0)
     require_space(parent, needed)
-    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=parent))
+    remove_abandoned(parent)
+    folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
     os.environ["TMPDIR"] = os.environ["SQLITE_TMPDIR"] = str(folder)
     try:
-        yield folder
+        with locked(folder):
+            yield folder
     finally:
         shutil.rmtree(folder)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the folders of runs that were killed: a living one holds its lock."""
+    for folder in parent.glob(f"{FOLDER_PREFIX}*"):
+        with suppress(BlockingIOError, FileNotFoundError), locked(folder):
+            shutil.rmtree(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock. Raises BlockingIOError where somebody else does."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def keep_mounts_to_ourselves() -> None:
@@ -235,7 +257,7 @@ def main() -> int:
     """Run the command line; an error is one line on standard error, and everything is cleaned up."""
     options = parse(sys.argv[1:])
     keep_mounts_to_ourselves()
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     try:
         bench(options)
