@@ -172,7 +172,8 @@ def locate_database(container: Mapping[str, Any]) -> tuple[str, str]:
             "which is no folder on this host. Expected a named volume of the local driver or a host directory."
         )
     relative = posixpath.relpath(inside, mount["Destination"])
-    return mount["Source"], os.path.join(mount["Source"], relative)
+    folder = os.path.realpath(mount["Source"])
+    return folder, os.path.join(folder, relative)
 
 
 def _lies_in(path: str, folder: str) -> bool:

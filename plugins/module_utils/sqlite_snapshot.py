@@ -27,6 +27,7 @@ from .sqlite_files import (
     logs_with_content,
     opened_plain_file,
     require_plain_file,
+    require_unmoved,
     utc_stamp,
 )
 from .sqlite_hold import Hold
@@ -35,7 +36,6 @@ from .sqlite_verify import (
     VERIFY_LEVELS,
     DatabaseFacts,
     VerificationError,
-    describe_problems,
     read_header,
     verify_database,
 )
@@ -168,6 +168,7 @@ def _publish(staged: StagedFile, source: str, dest: str, final: str, overwrite: 
     while True:
         try:
             staged.publish(os.path.basename(final), overwrite)
+            require_unmoved(final, staged.descriptor)
             return final
         except FileExistsError:
             following = _final_path(source, dest)
@@ -205,6 +206,6 @@ def _blame_source(path: str, level: str, deadline: Deadline) -> None:
     if problems:
         raise DatabaseFileError(
             Reason.DAMAGED_SOURCE,
-            f"{path} is damaged, and no copy of it was kept: {describe_problems(check, problems)}; restore it from a "
+            f"{path} is damaged, and no copy of it was kept: {problems}; restore it from a "
             "verified copy, or take one for forensics with no verification",
         )

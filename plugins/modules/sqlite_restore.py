@@ -13,8 +13,8 @@ description:
   - Replaces a database that no process has open by a verified copy, with the old database's logs out of the way, so
     that nothing old is replayed into the new file. Killed at any moment, it leaves the old database or the new one.
   - Refuses while a process, in any container, has the database or one of its logs open, and says which.
-  - The new file gets owner, group, permissions, POSIX ACL and SELinux label of what was there. Other extended attributes
-    are not passed on, since they describe the old content.
+  - The new file gets owner, group, permissions, POSIX ACL and SELinux label of what was there. Other extended
+    attributes are not passed on, since they describe the old content.
 author:
   - The capsule.opstage contributors (@capsule-opstage)
 extends_documentation_fragment:
@@ -63,8 +63,8 @@ options:
     description:
       - Keep what was there, with the changes in its logs, as RV(backup_file).
       - A database too damaged for that is kept byte for byte, its logs beside it.
-      - To put such a one back by hand, stop what uses the database, and copy RV(backup_file) to O(dest) and each log beside
-        it, C(-wal) or C(-journal), to the same name beside O(dest).
+      - To put such a one back by hand, stop what uses the database, and copy RV(backup_file) to O(dest) and each log
+        beside it, C(-wal) or C(-journal), to the same name beside O(dest).
     type: bool
     default: false
   progress_file:
@@ -77,6 +77,11 @@ options:
         than five seconds, with the connections P(ansible.builtin.ssh#connection) and
         P(ansible.builtin.local#connection). Neither is done with an empty string.
     type: path
+  timeout:
+    description:
+      - Seconds after which the restore is given up, its verification included; what was there is then left in place. No
+        limit by default.
+    type: int
   mode:
     description:
       - The permissions of the restored file. Default are those of what was there, or V(0600).
@@ -151,6 +156,7 @@ def restore(module: AnsibleModule) -> dict[str, object]:
             gid=gid_of(options["group"]),
             mode=permissions_of(options["mode"]),
             check=module.check_mode,
+            timeout=options["timeout"],
             progress=progress,
         )
     changed = restoration.changed
@@ -172,6 +178,7 @@ def main() -> None:
             "dest": {"type": "path", "required": True},
             "sha256": {"type": "str"},
             "backup": {"type": "bool", "default": False},
+            "timeout": {"type": "int"},
             "progress_file": {"type": "path"},
         },
         add_file_common_args=True,

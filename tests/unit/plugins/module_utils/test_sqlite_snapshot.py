@@ -165,7 +165,7 @@ class TestStatesOfTheSource:
             killed = create_snapshot(str(mount / "killed.db"), str(folder / "killed.db"))
         assert (closed.method, closed.source_journal_mode) == ("at-rest", "wal")
         assert (journal.method, journal.source_journal_mode) == ("raw-stepped", "delete")
-        assert (killed.method, killed.source_journal_mode) == ("raw", "wal")
+        assert (killed.method, killed.source_journal_mode) == ("api", "wal")
         assert numbers_in(folder / "closed.db") == numbers_in(folder / "journal.db") == list(range(1, 101))
         assert numbers_in(folder / "killed.db") == list(range(1, rows + 1))
 
