@@ -9,11 +9,11 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
 export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/.cache
 
-STAGES := environment lint sanity unit standin scenarios
+STAGES := environment lint sanity unit standin sample scenarios
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test environment lint sanity unit standin scenarios bench build clean check python
+.PHONY: help demo test environment lint sanity unit standin sample scenarios bench campaign build clean check python
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,7 +30,7 @@ lint: environment ## formats, types, rules, changelog fragments, licenses
 	ruff check .
 	ruff format --check .
 	mypy --package ansible_collections.capsule.opstage.plugins
-	mypy tests/bench tests/scenarios tests/standin tests/testbed tests/tools
+	mypy tests/bench tests/campaign tests/scenarios tests/standin tests/testbed tests/tools
 	yamllint --strict .
 	ansible-lint
 	antsibull-changelog lint
@@ -47,11 +47,18 @@ unit: check environment ## tests of the core and the modules
 standin: check environment ## does the Opstage stand-in behave as the real one?
 	pytest tests/standin
 
+sample: check environment ## a fixed sample of the campaigns
+	pytest --verbose tests/campaign
+
 scenarios: check environment ## all molecule scenarios, on real hosts
 	pytest --verbose tests/scenarios
 
 bench: check .venv/.demo ## measure the snapshot against other tools, 25 minutes; BENCH="--help" lists its options
 	@python tests/bench/bench.py $(BENCH)
+
+campaign: check environment ## what the world does to a snapshot and a restore, and random histories, in full
+	python tests/campaign/faults.py
+	python tests/campaign/differential.py
 
 build: environment ## the collection's artifact
 	ansible-galaxy collection build --force

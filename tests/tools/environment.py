@@ -36,7 +36,13 @@ BYTES_OF_ENVIRONMENT = 1024**3
 
 PACKAGES = {
     "demo": {"ssh": "openssh-client"},
-    "development": {"ssh": "openssh-client", "git": "git", "shellcheck": "shellcheck"},
+    "development": {
+        "ssh": "openssh-client",
+        "git": "git",
+        "shellcheck": "shellcheck",
+        "strace": "strace",
+        "mkfs.ext4": "e2fsprogs",
+    },
 }
 """The Debian package that brings each command, by what the environment is made for."""
 
