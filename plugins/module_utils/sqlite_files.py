@@ -147,6 +147,7 @@ def explain_os_error(error: OSError) -> tuple[Reason, str]:
         errno.ENOENT: Reason.MISSING,
         errno.EEXIST: Reason.EXISTS,
         errno.ELOOP: Reason.REFUSED,
+        errno.ENOTDIR: Reason.REFUSED,
     }
     return reasons.get(error.errno, Reason.SYSTEM), str(error)
 

@@ -31,7 +31,7 @@ from .sqlite_files import (
     identity,
     require_no_super_journal,
 )
-from .sqlite_verify import problems_found
+from .sqlite_verify import decoded, describe_problems, needs_application, problems_found
 from .sqlite_worker import Channel, Child, enter_folder, limit_heap
 
 BUSY_SECONDS = 30.0
@@ -146,9 +146,9 @@ class Hold:
                 done, total = answer["done"] * self._page_size, answer["total"] * self._page_size
                 self._report(Progress("copying", done, total, time.monotonic() - started))
 
-    def problems(self, check: str) -> list[str]:
-        """What the pragma ``check`` finds wrong with the database itself; empty when it is sound."""
-        found: list[str] = self._ask({"do": "check", "check": check}, self._tell_waiting)["problems"]
+    def problems(self, check: str) -> str:
+        """What the pragma ``check`` finds wrong with the database itself, as one line; empty when it is sound."""
+        found: str = self._ask({"do": "check", "check": check}, self._tell_waiting)["problems"]
         return found
 
     def is_proven(self, journal_mode: str) -> bool:
@@ -232,7 +232,7 @@ class _Server:
         if request["do"] == "copy":
             return self._copy(_StepReporter(channel, request["restarts_allowed"], self._busy_seconds))
         if request["do"] == "check":
-            return {"problems": problems_found(self._connection, request["check"])}
+            return {"problems": self._problems(request["check"])}
         self._connection.execute("COMMIT")
         return {}
 
@@ -275,6 +275,17 @@ class _Server:
             "tables": self._value("SELECT count(*) FROM sqlite_master WHERE type = 'table'"),
             "opened": [opened for _number, opened in self._plain_files() - self._inherited],
         }
+
+    def _problems(self, check: str) -> str:
+        """What is found wrong, without what only the application can check; empty when all is well."""
+        try:
+            problems = problems_found(self._connection, check)
+        except sqlite3.OperationalError as error:
+            if not needs_application(error):
+                raise
+            check = "quick_check"
+            problems = problems_found(self._connection, check)
+        return describe_problems(check, problems) if problems else ""
 
     def _value(self, query: str) -> Any:
         return self._connection.execute(query).fetchone()[0]
@@ -342,6 +353,7 @@ class _StepReporter:
 def _connect(path: str, mode: str) -> sqlite3.Connection:
     uri = database_uri(path, mode=mode)
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_STEP_SECONDS)
+    connection.text_factory = decoded
     limit_heap(connection)
     connection.execute("PRAGMA trusted_schema=OFF")
     return connection

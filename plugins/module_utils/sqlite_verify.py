@@ -9,6 +9,7 @@ import functools
 import hashlib
 import math
 import os
+import re
 import sqlite3
 import time
 from dataclasses import dataclass, field
@@ -39,10 +40,11 @@ NOT_CHECKED = "not checked"
 PARTLY_CHECKED = "partly checked"
 
 _REPORTED_PROBLEMS = 5
+_REPORTED_CHARACTERS = 200
 _STEPS_BETWEEN_CHECKS = 100_000
 _GROUPS = 16
 
-# What SQLite says of a collation, function or virtual table which only the application has.
+_MISSING_COLLATION = re.compile(r"no such collation sequence: (\w+)", re.ASCII)
 _NEEDS_APPLICATION = ("no such collation sequence", "no such function", "unknown function", "no such module")
 _BYTES_OF_SMALL_ROW = 32
 _ROWS_SOON_COUNTED = 100_000
@@ -191,11 +193,12 @@ class _Examiners:
         self._running: dict[int, _Task] = {}
         self._children: list[Child] = []
         self._open = contextlib.ExitStack()
-        work = functools.partial(_examine, path, level, descriptor)
+        count = min(len(os.sched_getaffinity(0)), 4) + sync
+        work = functools.partial(_examine, path, level, descriptor, count)
         with contextlib.ExitStack() as opened:
             if sync:
                 self._tasks.append(_Task("sync", math.inf))
-            for _number in range(min(len(os.sched_getaffinity(0)), 4) + sync):
+            for _number in range(count):
                 self._children.append(opened.enter_context(Child(work, "examining it")))
             self._open = opened.pop_all()
 
@@ -265,9 +268,9 @@ class _Examiners:
             report(Progress("verifying", int(done * self._size), self._size, time.monotonic() - self._started))
 
 
-def _examine(path: str, level: str, descriptor: int, channel: Channel) -> None:
-    """What a child does: one task after the other, until the parent is gone."""
-    with contextlib.closing(_connect(path)) as connection:
+def _examine(path: str, level: str, descriptor: int, children: int, channel: Channel) -> None:
+    """What each of so many children does: one task after the other, until the parent is gone."""
+    with contextlib.closing(_connect(path, children)) as connection:
         examiner = _Examiner(connection, level, descriptor, channel)
         while True:
             request = channel.receive()
@@ -285,9 +288,6 @@ class _Examiner:
         self._descriptor = descriptor
         self._channel = channel
         self._parent = os.getppid()
-        self._grouped: list[_Group] | None = None
-        # integrity_check takes the name of a table since 3.33.0, https://sqlite.org/changes.html.
-        self._checks_one_table = sqlite3.sqlite_version_info >= (3, 33, 0)
         self._steps = 0
         self._told = time.monotonic()
 
@@ -297,7 +297,7 @@ class _Examiner:
         self._connection.set_progress_handler(self._stepped, _STEPS_BETWEEN_CHECKS)
         if kind == "facts":
             by_group = self._level == "full" and self._checks_one_table
-            groups = [] if self._level == "none" else [group.size for group in self._groups()]
+            groups = [] if self._level == "none" else [group.size for group in self._groups]
             return {"result": self._facts(), "groups": groups, "checked_by_group": by_group}
         if kind == "sha256":
             return {"result": {"sha256": self._sha256()}}
@@ -308,15 +308,19 @@ class _Examiner:
             return {"result": {}}
         if kind == "structure":
             return {"result": self._check_structure()}
-        return {"result": self._check_tables("integrity_check", self._groups()[group].tables)}
+        return {"result": self._check_tables("integrity_check", self._groups[group].tables)}
 
     def _check_structure(self) -> Message:
-        """Pages, cells, free list, and with an SQLite that cannot check table by table all the rest."""
-        whole = self._level == "full" and not self._checks_one_table
-        result = self._check("integrity_check" if whole else "quick_check")
-        if result and self._checks_one_table:
-            self._check_tables("quick_check", [table for table, _rows, _entries in self._tables()])
-        return result
+        """Pages, cells, free list, and all the rest where that cannot be checked table by table."""
+        result: Message = {}
+        if self._level == "full" and not self._checks_one_table:
+            result = self._check("integrity_check")
+            if not result:
+                return result
+        quick = self._check("quick_check")
+        if quick and self._checks_one_table:
+            self._check_tables("quick_check", [table for table, _root in self._tables])
+        return {**result, **quick}
 
     def _check_tables(self, check: str, tables: Sequence[str]) -> Message:
         result: Message = {}
@@ -329,7 +333,7 @@ class _Examiner:
         try:
             problems = problems_found(self._connection, check)
         except sqlite3.OperationalError as error:
-            if not any(text in str(error) for text in _NEEDS_APPLICATION):
+            if not needs_application(error):
                 raise
             return {"integrity": PARTLY_CHECKED}
         if problems:
@@ -368,35 +372,46 @@ class _Examiner:
             "tables": _value(self._connection, "SELECT count(*) FROM sqlite_master WHERE type = 'table'"),
         }
 
-    def _groups(self) -> list[_Group]:
-        """All tables with rows of their own, spread over groups of about the same size; the same in each child."""
-        if self._grouped is None:
-            groups = [_Group() for _number in range(_GROUPS)]
-            for table in sorted(self._tables(), key=lambda table: (-table[2], table[0])):
-                min(groups, key=lambda group: group.entries).add(*table)
-            self._grouped = [group for group in groups if group.tables]
-        return self._grouped
+    @functools.cached_property
+    def _checks_one_table(self) -> bool:
+        """Whether integrity_check takes a table's name, as since 3.33.0 (https://sqlite.org/changes.html), and each has
+        one that can be said: SQLite keeps any bytes, statements are made of UTF-8.
+        """
+        return sqlite3.sqlite_version_info >= (3, 33, 0) and all(map(_is_text, dict(self._tables)))
 
-    def _tables(self) -> Iterator[tuple[str, int, int]]:
-        """Name, rows and, for these rows, entries in the table and its indexes; the numbers are estimates."""
-        tables = self._connection.execute(
-            "SELECT name, (SELECT count(*) FROM sqlite_master AS i WHERE i.type = 'index' AND i.tbl_name = t.name) "
-            "FROM sqlite_master AS t WHERE type = 'table' AND rootpage > 0"
+    @functools.cached_property
+    def _tables(self) -> list[tuple[str, int]]:
+        """Name and root page of all tables; virtual ones have none, and check themselves since 3.44.0."""
+        return self._connection.execute(
+            "SELECT name, ifnull(rootpage, 0) FROM sqlite_master WHERE type = 'table' ORDER BY name"
         ).fetchall()
-        for table, indexes in tables:
-            rows = self._rows(table)
-            yield table, rows, rows * (1 + indexes)
+
+    @functools.cached_property
+    def _groups(self) -> list[_Group]:
+        """All tables, spread over groups of about the same size; the same in each child."""
+        groups = [_Group() for _number in range(_GROUPS)]
+        for table in sorted(self._sized_tables(), key=lambda table: (-table[2], table[0])):
+            min(groups, key=lambda group: group.entries).add(*table)
+        return [group for group in groups if group.tables]
+
+    def _sized_tables(self) -> Iterator[tuple[str, int, int]]:
+        """Name, rows and, for these rows, entries in the table and its indexes; the numbers are estimates."""
+        indexes: dict[str, int] = dict(
+            self._connection.execute("SELECT tbl_name, count(*) FROM sqlite_master WHERE type = 'index' GROUP BY 1")
+        )
+        for table, root in self._tables:
+            rows = self._rows(table) if root and _is_text(table) else 0
+            yield table, rows, rows * (1 + indexes.get(table, 0))
 
     def _rows(self, table: str) -> int:
         """About how many rows there are: the highest number of a row, if that can be; not more than is soon counted."""
         most = os.fstat(self._descriptor).st_size // _BYTES_OF_SMALL_ROW
-        try:
-            highest = self._connection.execute(f"SELECT max(rowid) FROM {quoted(table)}").fetchone()[0]
-        except sqlite3.OperationalError:
-            # WITHOUT ROWID
-            some = f"SELECT 1 FROM {quoted(table)} LIMIT {_ROWS_SOON_COUNTED}"
-            highest = self._connection.execute(f"SELECT count(*) FROM ({some})").fetchone()[0]
-        return max(0, min(most, highest)) if isinstance(highest, int) else 0
+        # The second is for WITHOUT ROWID; where the application has the order of its key, neither can be done.
+        for query in ("max(rowid) FROM {}", f"count(*) FROM (SELECT 1 FROM {{}} LIMIT {_ROWS_SOON_COUNTED})"):
+            with contextlib.suppress(sqlite3.OperationalError):
+                highest = self._connection.execute("SELECT " + query.format(quoted(table))).fetchone()[0]
+                return max(0, min(most, highest)) if isinstance(highest, int) else 0
+        return 0
 
 
 @dataclass
@@ -417,22 +432,28 @@ class _Group:
         self.entries += entries
 
 
+def _is_text(name: str) -> bool:
+    """Whether a name can be part of a statement."""
+    return "\0" not in name and not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def quoted(identifier: str) -> str:
     """An identifier as SQL has it."""
     return '"' + identifier.replace('"', '""') + '"'
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def _connect(path: str, processes: int) -> sqlite3.Connection:
     """Open without locks, sidecars or any write (immutable); nothing in the schema is trusted."""
     connection = sqlite3.connect(database_uri(path, mode="ro", immutable="1"), uri=True, isolation_level=None)
-    connection.text_factory = _decode
-    limit_heap(connection)
+    connection.text_factory = decoded
+    limit_heap(connection, processes)
     connection.execute("PRAGMA trusted_schema=OFF")
     connection.execute("PRAGMA cell_size_check=ON")
     return connection
 
 
-def _decode(text: bytes) -> str:
+def decoded(text: bytes) -> str:
+    """What SQLite calls text; it does not look whether it is UTF-8."""
     return text.decode("utf-8", "surrogateescape")
 
 
@@ -441,26 +462,55 @@ def _value(connection: sqlite3.Connection, query: str) -> int:
 
 
 def problems_found(connection: sqlite3.Connection, check: str) -> list[str]:
-    """What the pragma ``check`` (integrity_check, quick_check) finds wrong; empty when all is well."""
+    """What the pragma ``check`` (integrity_check, quick_check) finds wrong; empty when all is well.
+
+    quick_check wants the collations that only the application has, but compares nothing: any order will do there.
+    """
+    stand_ins: set[str] = set()
+    try:
+        while True:
+            try:
+                return _problems_found(connection, check)
+            except sqlite3.OperationalError as error:
+                missing = _MISSING_COLLATION.fullmatch(str(error))
+                if not missing or not check.startswith("quick_check") or missing.group(1) in stand_ins:
+                    raise
+                stand_ins.add(missing.group(1))
+                connection.create_collation(missing.group(1), lambda _one, _other: 0)
+    finally:
+        for name in stand_ins:
+            connection.create_collation(name, None)
+
+
+def _problems_found(connection: sqlite3.Connection, check: str) -> list[str]:
     try:
         problems: list[str] = [row[0] for row in connection.execute(f"PRAGMA {check}")]
     except sqlite3.DatabaseError as error:
         if explain_sqlite_error(error)[0] is not Reason.DAMAGED_SOURCE:
             raise
-        return [str(error)]
-    return [] if problems == ["ok"] else [line for problem in problems for line in problem.splitlines()]
+        problems = [str(error)]
+    if problems == ["ok"]:
+        return []
+    text = "\n".join(problems).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text.splitlines()
+
+
+def needs_application(error: sqlite3.OperationalError) -> bool:
+    """Whether SQLite lacks a collation, function or virtual table which only the application has."""
+    return any(text in str(error) for text in _NEEDS_APPLICATION)
 
 
 def describe_problems(check: str, problems: Sequence[str]) -> str:
-    """The first few of them as one line."""
+    """The first few of them as one line, however long the names in them are."""
     more = f" and {len(problems) - _REPORTED_PROBLEMS} more" if len(problems) > _REPORTED_PROBLEMS else ""
-    return f"PRAGMA {check} expects ok and found: {'; '.join(problems[:_REPORTED_PROBLEMS])}{more}"
+    first = "; ".join(problem[:_REPORTED_CHARACTERS] for problem in problems[:_REPORTED_PROBLEMS])
+    return f"PRAGMA {check} expects ok and found: {first}{more}"
 
 
 def _count_foreign_key_violations(connection: sqlite3.Connection) -> int | None:
     try:
         return sum(1 for _row in connection.execute("PRAGMA foreign_key_check"))
     except sqlite3.OperationalError as error:
-        if any(text in str(error) for text in ("foreign key mismatch", *_NEEDS_APPLICATION)):
+        if "foreign key mismatch" in str(error) or needs_application(error):
             return None
         raise

@@ -145,9 +145,12 @@ def messages_from(
                 yield child
 
 
-def limit_heap(connection: sqlite3.Connection) -> None:
-    """Bound what SQLite allocates in this process (https://sqlite.org/pragma.html#pragma_hard_heap_limit)."""
-    connection.execute(f"PRAGMA hard_heap_limit={HEAP_LIMIT_BYTES}")
+def limit_heap(connection: sqlite3.Connection, processes: int = 1) -> None:
+    """Bound what SQLite allocates in this process, one of so many that work side by side.
+
+    https://sqlite.org/pragma.html#pragma_hard_heap_limit
+    """
+    connection.execute(f"PRAGMA hard_heap_limit={HEAP_LIMIT_BYTES // processes}")
 
 
 def enter_folder(folder: int, path: str) -> str:
@@ -187,12 +190,15 @@ def _explained(error: BaseException) -> tuple[Reason, str]:
         return error.reason, str(error)
     if isinstance(error, sqlite3.Error):
         return explain_sqlite_error(error)
+    if isinstance(error, UnicodeDecodeError):
+        # The sqlite3 module cannot say what SQLite says of damaged names.
+        return explain_sqlite_error(sqlite3.DatabaseError(error.object.decode("utf-8", "backslashreplace")))
     if isinstance(error, OSError):
         return explain_os_error(error)
     if isinstance(error, MemoryError):
         return Reason.REFUSED, (
-            f"SQLite wants more than {HEAP_LIMIT_BYTES} bytes of memory for it, as only a damaged or hostile "
-            "database makes it do; look into its schema"
+            f"SQLite wants more memory for it than its share of {HEAP_LIMIT_BYTES} bytes, as only a damaged or "
+            "hostile database makes it do; look into its schema"
         )
     return Reason.SYSTEM, f"{type(error).__name__}: {error}"
 
