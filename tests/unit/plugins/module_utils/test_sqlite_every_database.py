@@ -277,7 +277,7 @@ def proven_snapshot(
     """A snapshot of a database that nobody writes to, seen to be right in every way that does not need the engine.
 
     The source's file and logs are as they were; the copy is one private file with the same pages and the same
-    content, is read on read-only media without sidecars, and can be restored.
+    content, and is read on read-only media without sidecars.
     """
     logs = [Path(f"{source}{suffix}") for suffix in ("", "-wal") if os.path.exists(f"{source}{suffix}")]
     before, names = fingerprint(*logs), names_in(dest.parent)
@@ -296,10 +296,6 @@ def proven_snapshot(
         uri = f"{(media / dest.name).as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
             assert connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (len(content["schema"]),)
-    restored = dest.with_name("restored.db")
-    restore_database(str(dest), str(restored), expected_sha256=snapshot.sha256)
-    assert restored.read_bytes() == dest.read_bytes()
-    restored.unlink()
     return snapshot
 
 
@@ -312,8 +308,10 @@ def test_every_kind(data: Path, backups: Path, name: str, journal_mode: str) -> 
     assert snapshot.integrity == "ok"
     assert snapshot.foreign_key_violations in (0, None)
     assert snapshot.source_journal_mode == journal_mode.lower()
-    facts = verify_database(str(backups / "copy.db"), "quick")
-    assert (facts.sha256, facts.page_count) == (snapshot.sha256, snapshot.page_count)
+    if journal_mode == "WAL":
+        restored = backups / "restored.db"
+        assert restore_database(str(backups / "copy.db"), str(restored)).sha256 == snapshot.sha256
+        assert restored.read_bytes() == (backups / "copy.db").read_bytes()
 
 
 ONLY_THE_APPLICATION_CAN_COMPARE = {
@@ -327,7 +325,6 @@ ONLY_THE_APPLICATION_CAN_COMPARE = {
 }
 
 
-@pytest.mark.xfail(reason="a check that needs the application's collation or function fails as a whole", strict=True)
 class TestWhatOnlyTheApplicationCanCompare:
     """SQLite refuses to check an index whose collation or function it does not have; the rest can be checked."""
 
@@ -353,6 +350,7 @@ class TestWhatOnlyTheApplicationCanCompare:
             with pytest.raises(DatabaseFileError) as caught:
                 verify_database(str(copy), level)
             assert caught.value.reason is Reason.DAMAGED_SOURCE
+        assert refused(copy, backups / "second.db").reason is Reason.DAMAGED_SOURCE
 
 
 class TestHeader:
@@ -450,7 +448,10 @@ class TestLogs:
 
     @pytest.mark.parametrize("super_journal", [True, False])
     def test_journal_of_a_transaction_over_two_databases(self, data: Path, backups: Path, super_journal: bool) -> None:
-        """It is rolled back only as long as the super-journal that it names is there (atomiccommit.html, 5.0)."""
+        """Whether it is to be rolled back depends on the super-journal that it names (atomiccommit.html, 5.0).
+
+        Whoever can write the journal can name any file as that, and SQLite would read it and delete it.
+        """
         source, journal = make_database(data / "live.db", 500), data / "live.db-journal"
         with running(HALF_DONE_WRITER, str(source)):
             pass
@@ -463,11 +464,9 @@ class TestLogs:
                 connection.commit()
             (data / "live.db-mj0123").unlink(missing_ok=True)
             journal.write_bytes(left)
-        create_snapshot(str(source), str(backups / "copy.db"), timeout=60)
-        assert len(content_of(backups / "copy.db")["table entries"]) == 500
-        assert (b"committed" in (backups / "copy.db").read_bytes()) is not super_journal
-        assert b"half done" not in (backups / "copy.db").read_bytes()
-        assert names_in(backups) == ["copy.db"]
+        before, names = fingerprint(source, journal), names_in(data)
+        assert refused(source, backups / "copy.db").reason is Reason.REFUSED
+        assert (fingerprint(source, journal), names_in(data)) == (before, names)
 
     def test_log_larger_than_the_database(self, data: Path, backups: Path) -> None:
         rewritten = ("UPDATE entries SET text = text || 'again'",) * 30
@@ -499,14 +498,17 @@ class TestLogs:
 
     def test_log_that_was_begun_again(self, data: Path, backups: Path) -> None:
         """Frames of the log's last round lie behind the few of this one."""
-        source = make_database(data / "live.db", 500, "WAL")
-        with contextlib.closing(sqlite3.connect(source)) as connection:
+        source = data / "live.db"
+        other = make_database(data / "other.db", 500, "WAL")
+        with contextlib.closing(sqlite3.connect(other)) as connection:
             connection.execute("UPDATE entries SET text = 'first round' || text")
             connection.commit()
             connection.execute("PRAGMA wal_checkpoint").fetchone()
             connection.execute("UPDATE entries SET text = 'second round' WHERE number = 1")
             connection.commit()
-            proven_snapshot(source, backups / "copy.db")
+            for suffix in ("", "-wal"):
+                shutil.copyfile(f"{other}{suffix}", f"{source}{suffix}")
+        proven_snapshot(source, backups / "copy.db")
         with contextlib.closing(sqlite3.connect(backups / "copy.db")) as connection:
             assert connection.execute("SELECT text FROM entries LIMIT 1").fetchone() == ("second round",)
 
