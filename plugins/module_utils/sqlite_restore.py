@@ -459,9 +459,14 @@ def _merge(connection: sqlite3.Connection) -> bool:
 
 
 def _raise_if_passing(error: BaseException) -> None:
-    """Raise what says nothing about the database, and will not be so for ever."""
-    if isinstance(error, sqlite3.Error) and explain_sqlite_error(error)[0] in (Reason.LOCKED, Reason.NO_SPACE):
-        raise error
+    """Raise what says nothing about the database: a lock, no space, a disk that cannot write or sync.
+
+    What a disk cannot read, SQLite calls malformed.
+    """
+    if isinstance(error, sqlite3.Error):
+        passing = explain_sqlite_error(error)[0] in (Reason.LOCKED, Reason.NO_SPACE)
+        if passing or "disk I/O error" in str(error):
+            raise error
 
 
 def _keep(place: _Place, staged: StagedFile, kept: str, unfolded: Sequence[str]) -> None:
