@@ -34,6 +34,7 @@ from .sqlite_files import (
     require_no_super_journal,
     require_not_in_use_here,
     require_plain_file,
+    require_readable,
     require_space,
     require_unmoved,
 )
@@ -136,9 +137,11 @@ class _Copy:
     def copy(self) -> Copied:
         """Choose the method and copy."""
         try:
-            with read_errors_named(self._source.descriptor, self._deadline):
+            with read_errors_named(self._source.descriptor, self._source.path, self._deadline):
                 view = self._hold.begin()
         except DatabaseFileError as error:
+            if error.reason is Reason.DAMAGED_SOURCE:
+                self._require_logs_readable()
             if not self._source.read_only or error.reason is not Reason.SYSTEM:
                 raise
             return self._copy_at_rest()
@@ -150,6 +153,13 @@ class _Copy:
             method = self._copy_in_steps(view) if raw else self._copy_by_interface_in_steps()
         require_unmoved(self._source.path, self._source.descriptor)
         return Copied(method, view.journal_mode, view.tables)
+
+    def _require_logs_readable(self) -> None:
+        """Raise OSError where the disk cannot give a byte of a log; see read_errors_named."""
+        for log in logs_with_content(self._source.path):
+            suffix = log[len(self._source.path) :]
+            with contextlib.suppress(DatabaseFileError), self._source.opened_log(suffix) as descriptor:
+                require_readable(descriptor, log, self._deadline)
 
     def _copy_with_log(self, view: View) -> str:
         """The log before the file: a page that changes in the file from now on is in the log as it is now.

@@ -344,7 +344,7 @@ def sha256_of(descriptor: int, deadline: Deadline) -> str:
 
 
 @contextlib.contextmanager
-def read_errors_named(descriptor: int, deadline: Deadline) -> Iterator[None]:
+def read_errors_named(descriptor: int, path: str, deadline: Deadline) -> Iterator[None]:
     """Raise OSError, not that it is damaged, where the disk cannot give a byte of the open database.
 
     SQLite calls that "malformed" too (os_unix.c, SQLITE_IOERR_CORRUPTFS).
@@ -353,10 +353,18 @@ def read_errors_named(descriptor: int, deadline: Deadline) -> Iterator[None]:
         yield
     except DatabaseFileError as error:
         if error.reason is Reason.DAMAGED_SOURCE:
-            for _block in blocks_of(descriptor):
-                if deadline.expired():
-                    break
+            require_readable(descriptor, path, deadline)
         raise
+
+
+def require_readable(descriptor: int, path: str, deadline: Deadline) -> None:
+    """Raise OSError where the disk cannot give a byte of an open file; gives up looking at the deadline."""
+    try:
+        for _block in blocks_of(descriptor):
+            if deadline.expired():
+                break
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def require_space(folder: str, needed: int) -> None:

@@ -138,7 +138,7 @@ def verify_database(
         before = os.fstat(descriptor)
         header = read_header(descriptor, path)
         page_count = _require_whole(header, before.st_size)
-        with read_errors_named(descriptor, deadline), _Examiners(path, descriptor, level, sync) as examiners:
+        with read_errors_named(descriptor, path, deadline), _Examiners(path, descriptor, level, sync) as examiners:
             found = examiners.results(deadline, progress)
         require_unmoved(path, descriptor)
         after = os.fstat(descriptor)
