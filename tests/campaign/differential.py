@@ -31,7 +31,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -465,7 +465,8 @@ def _require_history(ledger: Ledger, final: Ledger, killed: bool, may_lose: bool
 
 def _compared(evidence: Evidence, newest: int) -> int:
     """Compare with the other copy, and return the serial number of that. Raises UnsoundError when they differ."""
-    expected = pages_of(evidence.interface)
+    stepped = evidence.journal_mode != "wal"
+    expected = pages_of(evidence.interface, stepped)
     serial = max(_ledger_of_file(evidence.interface))
     if evidence.by_interface:
         return serial
@@ -473,8 +474,7 @@ def _compared(evidence: Evidence, newest: int) -> int:
         raise UnsoundError(f"it ends with {newest}, the other copy with {serial}")
     tried = []
     for frames in frames_to_try(evidence):
-        found = folded(evidence, frames)
-        if found == expected:
+        if pages_of(folded(evidence, frames), stepped) == expected:
             return serial
         tried.append(frames)
         if _serial_of(evidence.folder / "folded.db") > serial:
@@ -500,29 +500,47 @@ def frames_to_try(evidence: Evidence) -> Iterator[int]:
                 yield frame
 
 
-def folded(evidence: Evidence, frames: int) -> bytes:
-    """The pages of the file with the first frames of the log folded in by SQLite."""
+def folded(evidence: Evidence, frames: int) -> Path:
+    """The file with the first frames of the log folded in by SQLite."""
     path = evidence.folder / "folded.db"
     shutil.copyfile(evidence.file, path)
-    if frames == 0:
-        return pages_of(path)
-    with evidence.log.open("rb") as log:
-        header = log.read(LOG_HEADER_BYTES)
-        frame_bytes = FRAME_HEADER_BYTES + struct.unpack(">I", header[8:12])[0]
-        Path(f"{path}-wal").write_bytes(header + log.read(frames * frame_bytes))
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA journal_mode=DELETE").fetchone()
-    return pages_of(path)
+    if frames:
+        with evidence.log.open("rb") as log:
+            header = log.read(LOG_HEADER_BYTES)
+            frame_bytes = FRAME_HEADER_BYTES + struct.unpack(">I", header[8:12])[0]
+            Path(f"{path}-wal").write_bytes(header + log.read(frames * frame_bytes))
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+    return path
 
 
-def pages_of(path: Path) -> bytes:
-    """The bytes of a database without a log, but for those that vary."""
+def pages_of(path: Path, stepped: bool) -> bytes:
+    """The bytes of a database without a log, but for those that vary; the file gets the header of one without a log.
+
+    ``stepped``: it may have been copied in steps. A transaction does not journal the free pages that it takes, so they
+    have other bytes after it was rolled back between two steps; nobody reads them before they are written again.
+    """
     pages = bytearray(path.read_bytes())
     pages[18:20] = b"\x01\x01"
     path.write_bytes(pages)
+    page_size = int.from_bytes(pages[16:18], "big")
+    page_size = 65536 if page_size == 1 else page_size
+    for page in free_pages(bytes(pages), page_size) if stepped else ():
+        pages[(page - 1) * page_size : page * page_size] = bytes(page_size)
     for start, end in VARYING:
         pages[start:end] = bytes(end - start)
     return bytes(pages)
+
+
+def free_pages(pages: bytes, page_size: int) -> list[int]:
+    """The leaves of the list of free pages (https://sqlite.org/fileformat2.html#the_freelist)."""
+    found: list[int] = []
+    trunk = int.from_bytes(pages[32:36], "big")
+    while trunk:
+        following, count = struct.unpack_from(">2I", pages, (trunk - 1) * page_size)
+        found.extend(struct.unpack_from(f">{count}I", pages, (trunk - 1) * page_size + 8))
+        trunk = following
+    return found
 
 
 def _ledger_of_file(path: Path) -> Ledger:
@@ -540,19 +558,22 @@ def _run_one(seed: int, guard: Guard, number: int, keep: Path | None) -> Outcome
     with tempfile.TemporaryDirectory(prefix="differential-") as folder:
         outcome = run_history(seed, number, guard, Path(folder))
         if outcome.bad and keep is not None:
-            shutil.copytree(folder, keep / f"{guard.name} {number}")
+            shutil.copytree(folder, keep / f"{guard.name} {number}", dirs_exist_ok=True)
         return outcome
 
 
 def run_histories(
     seed: int, numbers: Iterable[int], guard: Guard, jobs: int, keep: Path | None = None
-) -> Iterator[Outcome]:
-    """Let histories happen, ``jobs`` at a time."""
+) -> Generator[Outcome, None, None]:
+    """Let histories happen, ``jobs`` at a time; none is begun any more once the iteration ends."""
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent) as pool:
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent)
+    try:
         futures = [pool.submit(_run_one, seed, guard, number, keep) for number in numbers]
         for future in as_completed(futures):
             yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _end_with_parent() -> None:
