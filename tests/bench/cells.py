@@ -17,11 +17,11 @@ from bench.results import Cell, Results, Sample
 from bench.tools import API, COPY, CP, FULL, NODE, NOTHING, QUICK, SHELL, UNCHECKED, VACUUM, Tools
 from bench.writer import writing
 
-SECONDS_BEFORE = 0.3
-SECONDS_AFTER = 0.5
+SECONDS_BEFORE = 0.2
+SECONDS_AFTER = 0.3
 """How long the writer is watched after a copy: its first checkpoint, which the copy held back, comes then."""
-LEAST_BOUND = 10.0
-IDLE_TIMES_ALLOWED = 5
+LEAST_BOUND = 8.0
+IDLE_TIMES_ALLOWED = 4
 IDLE_BOUND = 300.0
 
 PEERS = (API, SHELL, VACUUM, NODE, CP)
@@ -33,10 +33,11 @@ LARGE_MEGABYTES = 1000
 def plan(megabytes: int, mode: str) -> list[tuple[Cell, Sequence[str]]]:
     """What is measured on one database, idle first; larger ones are spared what says little there."""
     idle: Sequence[str] = (COPY, UNCHECKED, QUICK, FULL, *PEERS)
-    loaded: Sequence[str] = (NOTHING, COPY, QUICK, FULL, *PEERS)
+    loaded: Sequence[str] = (NOTHING, QUICK, FULL, *PEERS)
     loads: Sequence[float] = LOADS
     if megabytes >= LARGE_MEGABYTES:
         idle, loaded = (COPY, UNCHECKED, QUICK, *PEERS), (NOTHING, QUICK, *PEERS)
+        loads = LOADS if mode == "wal" else LOADS[:2]
     elif megabytes >= MEDIUM_MEGABYTES:
         idle, loaded = (COPY, QUICK, *PEERS), (NOTHING, QUICK, *PEERS)
         loads = (50.0, 500.0) if mode == "wal" else (50.0,)

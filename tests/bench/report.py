@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from bench import large, verification
+from bench.cells import IDLE_TIMES_ALLOWED, LEAST_BOUND, SECONDS_AFTER
 from bench.database import MEGABYTE
 from bench.goals import goals
 from bench.results import Cell, Figures, Results, Sample, describe_size, summarize
@@ -126,7 +127,7 @@ def document(results: Results, command: str) -> str:
         "## Tools",
         "\n".join(tools),
         "## Measured",
-        READING.strip(),
+        READING.format(after=SECONDS_AFTER, times=IDLE_TIMES_ALLOWED, bound=LEAST_BOUND).strip(),
         *tables,
         *(["\n".join(others)] if others else []),
     )
@@ -149,9 +150,9 @@ Seconds are medians. The start of Python and of Node.js is not in them, that of 
 milliseconds). The source is in the system's cache, the disk is settled before each run, and an application has the
 database open throughout, also when it is idle. It is a process of its own which writes an audit log, touches sessions
 and times every commit: in WAL mode with synchronous NORMAL, in rollback-journal mode with FULL. Its p50 and p99
-are of the commits that fell into the copies, all runs together; its worst wait is looked for until half a second after
-them as well, when a checkpoint that was held back is made up for. ✗: not finished within five times what the tool
-takes when idle, 10 seconds at least, or failed with the message given.
+are of the commits that fell into the copies, all runs together; its worst wait is looked for until {after:g} s
+after them as well, when a checkpoint that was held back is made up for. ✗: not finished within {times} times what the
+tool takes when idle, {bound:g} s at least, or failed with the message given.
 
 `backup()` is called from a process of its own, as a tool beside the application would. A backup on the connection
 that also writes does not begin again.
