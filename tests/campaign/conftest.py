@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Make ``ansible_collections.capsule.opstage`` importable, by the link that ``make environment`` places in the checkout."""
+"""Make ``ansible_collections.capsule.opstage`` importable, by the link that ``make environment`` puts here."""
 
 from __future__ import annotations
 
