@@ -387,16 +387,16 @@ class TestHeader:
 
 
 def larger_than_a_gibibyte(path: Path) -> Path:
-    """A sparse database of 1.1 GiB, whose pages but for the first ones are free and empty.
+    """A sparse database of a little more than 1 GiB, whose pages but for the first ones are free and empty.
 
     A trunk page of the list of free pages names 16,382 others (https://sqlite.org/fileformat2.html#the_freelist).
     """
-    size, total, locks = 65536, 17_700, 2**30 // 65536 + 1
+    size, total, locks = 65536, 16_450, 2**30 // 65536 + 1
     made(path, Kind(PLAIN, (f"PRAGMA page_size={size}",)), "DELETE")
     used = path.stat().st_size // size
     free = [page for page in range(used + 1, total + 1) if page != locks]
     trunks, leaves = free[:2], free[2:]
-    for trunk, following, part in ((trunks[0], trunks[1], leaves[:16_000]), (trunks[1], 0, leaves[16_000:])):
+    for trunk, following, part in ((trunks[0], trunks[1], leaves[:10_000]), (trunks[1], 0, leaves[10_000:])):
         numbers = (following, len(part), *part)
         write_over(path, {size * (trunk - 1): b"".join(number.to_bytes(4, "big") for number in numbers)})
     write_over(path, {28: total.to_bytes(4, "big"), 32: trunks[0].to_bytes(4, "big"), 36: len(free).to_bytes(4, "big")})
@@ -602,13 +602,20 @@ class TestWhileOthersUseIt:
                     assert len(numbers) >= acknowledged
 
     @pytest.mark.parametrize("journal_mode", ["DELETE", "WAL"])
-    def test_on_read_only_media(self, data: Path, backups: Path, journal_mode: str) -> None:
+    @pytest.mark.parametrize("ended", ["closed", "killed"])
+    def test_on_read_only_media(self, data: Path, backups: Path, journal_mode: str, ended: str) -> None:
         with mounted_tmpfs(data / "media", "16m") as media:
-            source = make_database(media / "closed.db", 500, journal_mode)
+            source = make_database(media / "live.db", 500, journal_mode)
+            if ended == "killed":
+                with running(HALF_DONE_WRITER, str(source)):
+                    pass
+            names = names_in(media)
             subprocess.run(["mount", "-o", "remount,ro", str(media)], check=True)
-            snapshot = proven_snapshot(source, backups / "copy.db")
-            assert names_in(media) == ["closed.db"]
+            snapshot = create_snapshot(str(source), str(backups / "copy.db"), timeout=60)
+            assert names_in(media) == names
+            assert content_of(backups / "copy.db") == content_of(source)
         assert snapshot.source_journal_mode == journal_mode.lower()
+        assert numbers_in(backups / "copy.db") == list(range(1, 501))
 
 
 NAMES = (

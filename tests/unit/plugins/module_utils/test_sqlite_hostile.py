@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import sqlite3
@@ -12,9 +13,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ from sqlite_testing import (
     mounted_tmpfs,
     names_in,
     numbers_in,
-    wait_until,
 )
 
 TIMEOUT_SECONDS = 20
@@ -252,22 +250,29 @@ class TestHugeFiles:
 
 @contextlib.contextmanager
 def repeated(act: Callable[[], None]) -> Iterator[None]:
-    """Do something again and again in another thread meanwhile, as fast as it goes."""
-    stopped, begun = threading.Event(), threading.Event()
-
-    def run() -> None:
-        while not stopped.is_set():
-            act()
-            begun.set()
-
-    with ThreadPoolExecutor(1) as executor:
-        done = executor.submit(run)
+    """Do something again and again in another process meanwhile, as fast as it goes."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        stopped: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _frame: stopped.append(number))
         try:
-            wait_until(lambda: begun.is_set() or done.done())
-            yield
+            act()
+            os.close(writer)
+            while not stopped:
+                act()
+            os._exit(0)
         finally:
-            stopped.set()
-            done.result()
+            os._exit(1)
+    os.close(writer)
+    try:
+        os.read(reader, 1)
+        yield
+    finally:
+        os.close(reader)
+        os.kill(child, signal.SIGTERM)
+        status = os.waitpid(child, 0)[1]
+    assert status == 0, "what was to be repeated failed"
 
 
 class TestRaces:
@@ -456,7 +461,7 @@ class TestCost:
     """A schema can make SQLite want any amount of memory and time: both are bounded."""
 
     BYTES = 400 << 20
-    SECONDS = 5
+    SECONDS = 3
 
     @pytest.mark.parametrize("make", COSTLY)
     def test_of_a_hostile_schema(
@@ -640,3 +645,154 @@ class TestPermissions:
             os.umask(before)
         assert modes == {0o600}
         assert (backups / "copy.db").stat().st_mode & 0o7777 == 0o600
+
+
+class TestEveryDamageIsFound:
+    """Verification is split over processes; whatever SQLite finds in one go must be found so as well."""
+
+    DATABASES = 80
+
+    @pytest.fixture
+    def originals(self, tmp_path: Path) -> list[tuple[int, bytes]]:
+        """Page size and bytes of two databases with every kind of page."""
+        made = []
+        for size, vacuum in ((512, "INCREMENTAL"), (1024, "NONE")):
+            path = tmp_path / f"{size}.db"
+            with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+                connection.execute(f"PRAGMA page_size={size}")
+                connection.execute(f"PRAGMA auto_vacuum={vacuum}")
+                fill_pages_of_every_kind(connection)
+            made.append((size, path.read_bytes()))
+        return made
+
+    def test_when_bytes_are_changed_anywhere(self, tmp_path: Path, originals: list[tuple[int, bytes]]) -> None:
+        damaged = dict.fromkeys(("integrity_check", "quick_check"), 0)
+        for number in range(self.DATABASES):
+            content = with_changed_bytes(*originals[number % 2], random.Random(number))
+            for level, check in (("full", "integrity_check"), ("quick", "quick_check")):
+                problems = problems_in(tmp_path / "plain.db", content, check)
+                found = damage_found(tmp_path / "verified.db", content, level)
+                assert bool(found) >= bool(problems), f"database {number}: {check} finds {problems[:3]}"
+                damaged[check] += bool(problems)
+        assert min(damaged.values()) > self.DATABASES // 5
+
+    @pytest.mark.parametrize("change", ["page of another table", "free page in use", "page of nobody", "swapped roots"])
+    def test_when_it_lies_between_the_tables(
+        self, tmp_path: Path, originals: list[tuple[int, bytes]], change: str
+    ) -> None:
+        """Every table for itself is sound then."""
+        size, original = originals[1]
+        content = bytearray(original)
+        roots = root_pages(tmp_path / "1024.db")
+        child = size * (roots["entries"] - 1) + 8
+        if change == "page of another table":
+            content[child : child + 4] = roots["large"].to_bytes(4, "big")
+        elif change == "free page in use":
+            content[child : child + 4] = content[32:36]
+        elif change == "page of nobody":
+            content[28:32] = (len(content) // size + 1).to_bytes(4, "big")
+            content += bytes(size)
+        else:
+            first, second = size * (roots["entries"] - 1), size * (roots["large"] - 1)
+            content[first : first + size], content[second : second + size] = (
+                content[second : second + size],
+                content[first : first + size],
+            )
+        for level, check in (("full", "integrity_check"), ("quick", "quick_check")):
+            assert problems_in(tmp_path / "plain.db", bytes(content), check)
+            assert damage_found(tmp_path / "verified.db", bytes(content), level)
+
+    @pytest.mark.parametrize("table", ["words", "places"])
+    def test_within_a_virtual_table(self, tmp_path: Path, table: str) -> None:
+        """Since 3.44.0 SQLite asks those that can check themselves, whatever SQLite is at hand says."""
+        path = tmp_path / "virtual.db"
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("CREATE VIRTUAL TABLE words USING fts5 (text)")
+            connection.execute("CREATE VIRTUAL TABLE places USING rtree (id, low, high)")
+            for number in range(100):
+                connection.execute("INSERT INTO words VALUES (?)", (f"word{number}",))
+                connection.execute("INSERT INTO places VALUES (?, 1, 2)", (number,))
+            if table == "words":
+                connection.execute("UPDATE words_content SET c0 = 'other' WHERE id = 7")
+            else:
+                connection.execute("DELETE FROM places_rowid WHERE rowid = 7")
+        content = path.read_bytes()
+        for level, check in (("full", "integrity_check"), ("quick", "quick_check")):
+            found = damage_found(tmp_path / "verified.db", content, level)
+            assert bool(found) == bool(problems_in(tmp_path / "plain.db", content, check))
+
+    def test_but_not_what_the_application_demands_of_its_rows(self, tmp_path: Path) -> None:
+        """A row against a CHECK is copied as one against a foreign key is: it is no damage, and the application's own.
+
+        SQLite looks for it on a connection that may write, which this one may not.
+        """
+        path = tmp_path / "checked.db"
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("CREATE TABLE entries (number CHECK (number > 5))")
+            connection.execute("PRAGMA ignore_check_constraints=ON")
+            connection.execute("INSERT INTO entries VALUES (1)")
+        content = path.read_bytes()
+        for level, check in (("full", "integrity_check"), ("quick", "quick_check")):
+            assert problems_in(tmp_path / "plain.db", content, check) == [b"CHECK constraint failed in entries"]
+            assert damage_found(tmp_path / "verified.db", content, level) == ""
+
+
+def fill_pages_of_every_kind(connection: sqlite3.Connection) -> None:
+    """Tables and indexes of several levels, overflow pages, free pages; with auto_vacuum also the map of pointers."""
+    strict = " STRICT" if sqlite3.sqlite_version_info >= (3, 37) else ""
+    connection.execute(f"CREATE TABLE entries (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE, n INTEGER){strict}")
+    connection.execute("CREATE TABLE pairs (a TEXT, b INTEGER NOT NULL, PRIMARY KEY (a, b)) WITHOUT ROWID")
+    connection.execute("CREATE TABLE large (data BLOB)")
+    connection.execute("CREATE TABLE dropped (data BLOB)")
+    connection.execute("CREATE INDEX by_n ON entries (n)")
+    connection.execute("CREATE INDEX of_some ON entries (text DESC) WHERE n > 50")
+    connection.execute("CREATE INDEX of_expression ON pairs (b % 10, a)")
+    connection.execute("BEGIN")
+    for number in range(150):
+        connection.execute("INSERT INTO entries VALUES (?, ?, ?)", (number, f"{number * 7919 % 151}", number % 100))
+        connection.execute("INSERT INTO pairs VALUES (?, ?)", (f"{number * 31 % 97}", number))
+    for number in range(4):
+        connection.execute("INSERT INTO large VALUES (?)", (bytes([number]) * 3000,))
+        connection.execute("INSERT INTO dropped VALUES (zeroblob(5000))")
+    connection.execute("COMMIT")
+    connection.execute("DROP TABLE dropped")
+
+
+def root_pages(path: Path) -> dict[str, int]:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return dict(connection.execute("SELECT name, rootpage FROM sqlite_master"))
+
+
+def with_changed_bytes(size: int, original: bytes, chance: random.Random) -> bytes:
+    """One to three bytes changed, on random pages, half of them among the header and the pointers to the cells."""
+    content = bytearray(original)
+    for _change in range(chance.randint(1, 3)):
+        page = chance.randrange(len(content) // size)
+        place = page * size + chance.randrange(40 if chance.random() < 0.5 else size)
+        content[max(place, 100)] ^= chance.randrange(1, 256)
+    return bytes(content)
+
+
+def problems_in(path: Path, content: bytes, check: str) -> list[bytes]:
+    """What SQLite itself finds, in one go, on a connection like any application's."""
+    path.write_bytes(content)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.text_factory = bytes
+        try:
+            problems = [row[0] for row in connection.execute(f"PRAGMA {check}")]
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            return [str(error).encode()]
+    return [] if problems == [b"ok"] else problems
+
+
+def damage_found(path: Path, content: bytes, level: str) -> str:
+    """What the verification finds; nothing but damage may be what it finds."""
+    path.write_bytes(content)
+    try:
+        verify_database(str(path), level)
+    except DatabaseFileError as error:
+        found = error
+    else:
+        return ""
+    assert found.reason is Reason.DAMAGED_SOURCE, found
+    return str(found)
