@@ -63,7 +63,10 @@ FOLD_BUSY_SECONDS = 5.0
 # A log of some gigabytes takes minutes on a slow disk; one that takes longer hangs.
 FOLD_SECONDS = 600.0
 
-_KEPT_NAME = re.compile(r"\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-\d{6}Z~")
+# A kept database's name; only until the restore is done where nobody asked to keep it.
+_PASSING = ".replaced"
+_KEPT_NAME = re.compile(rf"\.\d{{4}}-\d\d-\d\dT\d\d-\d\d-\d\d-\d{{6}}Z(?:{re.escape(_PASSING)})?~")
+_KEPT_LOG = re.compile(f"({_KEPT_NAME.pattern})(?:{'|'.join(LOG_SUFFIXES)})")
 
 # Where SQLite locks a database: PENDING_BYTE, RESERVED_BYTE and 510 bytes from SHARED_FIRST on (os.h of its sources).
 _LOCKED_FROM, _LOCKED_BYTES = 0x40000000, 512
@@ -174,6 +177,8 @@ def restore_database(
         same_content = previous is not None and _has_content_of(place, facts, deadline)
         changed = not same_content or previous is None or previous.access != access
         backup_file = None
+        if not check:
+            _remove_orphans(place, locked=False)
         if not same_content:
             _require_writable(place, facts)
         if not same_content and not check:
@@ -308,7 +313,10 @@ def _replace(
         if place.logs() != unfolded:
             raise DatabaseFileError(Reason.IN_USE, f"{place.path} was written to meanwhile; find out by whom")
         _remove_aliases(place)
-        kept = f"{place.name}.{utc_stamp()}~" if unfolded or (keep_previous and file is not None) else None
+        _remove_orphans(place, locked=True)
+        kept = None
+        if unfolded or (keep_previous and file is not None):
+            kept = f"{place.name}.{utc_stamp()}{'' if keep_previous else _PASSING}~"
         try:
             if kept is not None:
                 _keep(place, staged, kept, unfolded)
@@ -472,9 +480,10 @@ def _raise_if_passing(error: BaseException) -> None:
 def _keep(place: _Place, staged: StagedFile, kept: str, unfolded: Sequence[str]) -> None:
     """Give the old database, and logs that could not be folded into it, second names; that takes no space.
 
-    These names are on the disk before the logs lose their first ones.
+    These names are on the disk before the logs lose their first ones. The database gets its own last, so that it has
+    it with its logs or not at all.
     """
-    for suffix in ("", *unfolded):
+    for suffix in (*unfolded, ""):
         if place.status(suffix) is not None:
             place.link(place.name + suffix, kept + suffix)
     if unfolded:
@@ -509,3 +518,18 @@ def _remove_aliases(place: _Place) -> None:
         alias = _Place(os.path.join(os.path.dirname(place.path), other), place.folder)
         if alias.file() == identity(status) and not names & {other + suffix for suffix in LOG_SUFFIXES}:
             place.unlink(other)
+
+
+def _remove_orphans(place: _Place, locked: bool) -> None:
+    """Remove kept logs whose kept database is not there, as a restore that was killed left them.
+
+    One that has its first name still may be another restore's, which runs now, unless the database is ``locked``. One
+    that has not stays where somebody asked to keep it, and has moved the database.
+    """
+    for other in os.listdir(place.folder):
+        match = _KEPT_LOG.fullmatch(other[len(place.name) :]) if other.startswith(place.name) else None
+        if match is not None and place.status(match.group(1)) is None:
+            status = place.status(match.group(0))
+            passing = _PASSING in match.group(1)
+            if status is not None and (passing if status.st_nlink == 1 else locked):
+                place.unlink(other)
