@@ -13,16 +13,18 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from campaign.settings import Settings
 
 OPERATION = Path(__file__).with_name("operation.py")
-PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
+PR_SET_PDEATHSIG = 1  # prctl(2)
+PR_SET_CHILD_SUBREAPER = 36
 CLONE_NEWNS = 0x20000  # unshare(2)
 
 SECONDS_UNTIL_HUNG = 60.0
@@ -105,12 +107,26 @@ class Outcome:
 
 
 def isolate() -> None:
-    """Make processes whose parent was killed children of this one, and let what it mounts vanish with it."""
+    """Make this process one that works for its parent, and ends in good order when that does.
+
+    Processes whose parent was killed become its children; what it mounts vanishes with it.
+    """
+    signal.signal(signal.SIGTERM, leave)
     library = ctypes.CDLL(None, use_errno=True)
-    if library.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) or library.unshare(CLONE_NEWNS):
+    failed = (
+        library.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+        or library.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        or library.unshare(CLONE_NEWNS)
+    )
+    if failed:
         code = ctypes.get_errno()
         raise OSError(code, f"{os.strerror(code)}: prctl, unshare")
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
+def leave(number: int, _frame: object) -> NoReturn:
+    """Unwind at a signal."""
+    sys.exit(f"ended by {signal.Signals(number).name}")
 
 
 def execute(

@@ -16,6 +16,7 @@ import concurrent.futures
 import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -27,7 +28,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from campaign.changes import change_walks
-from campaign.execution import isolate
+from campaign.execution import isolate, leave
 from campaign.filesystems import filesystem_walks
 from campaign.flips import flip_walks
 from campaign.scenarios import Flaw, Templates
@@ -43,7 +44,7 @@ FAMILIES: dict[str, Callable[[], list[Walk]]] = {
     "together": together_walks,
     "flips": flip_walks,
 }
-TOOLS = ("strace", "unshare", "mount", "mkfs.ext4", "chattr")
+TOOLS = ("strace", "unshare", "mount", "mkfs.ext4", "losetup", "chattr")
 KILLS_OF_A_WHOLE_CAMPAIGN = 500
 ENDINGS = ("killed", "failed", "carried over", "succeeded")
 
@@ -75,6 +76,7 @@ class Line:
 def main() -> int:
     """Run the command line."""
     options = parse_options()
+    signal.signal(signal.SIGTERM, leave)
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     if missing or os.geteuid() != 0:
         write(f"error: {'must run as root' if os.geteuid() else 'missing: ' + ' '.join(missing)}")
@@ -106,12 +108,15 @@ def run_walks(campaign: Campaign, walks: Sequence[Walk], jobs: int) -> Iterator[
     """Make the walks, several at once, each in a process of its own; their lines come in the walks' order."""
     started = time.monotonic()
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, context, isolate) as pool:
+    pool = concurrent.futures.ProcessPoolExecutor(jobs, context, isolate)
+    try:
         for number, line in enumerate(pool.map(make_walk, [campaign] * len(walks), walks, range(len(walks)))):
             problems = sum(len(report.verdict.problems) for report in line.reports)
             done = f"{number + 1}/{len(walks)}, {time.monotonic() - started:.0f} s"
             write(f"[{done}] {line.fault}: {line.where}: {len(line.reports)} trials, {problems} faults")
             yield line
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def make_walk(campaign: Campaign, walk: Walk, number: int) -> Line:

@@ -31,10 +31,12 @@ from campaign.walks import CAUSES, CHANGING, STARTING, Campaign, Report, Walk, c
 PAGE_BYTES = 4096
 """What a tmpfs counts in."""
 ROOMY_PAGES = 4096
+MOST_PAGES = 64
 
 IMAGE_BYTES = 16 << 20
 LOOP_DEVICES = Path("/dev/loop-control")
 SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN, linux/fs/ext4/ext4.h: _IOR('X', 125, __u32)
+BLOCK_OF_FILE = 1  # FIBMAP, ioctl(2): _IO(0x00, 1)
 WITHOUT_LOG_FLUSH = 2  # EXT4_GOING_FLAGS_NOLOGFLUSH: as a power cut
 
 FILLER = "filler"
@@ -74,6 +76,40 @@ class FullWalk:
             yield Report(key, verdict)
             if verdict.ended == "succeeded":
                 break
+
+
+@dataclass(frozen=True)
+class UnreadableWalk:
+    """The disk cannot give what lies behind a place in a file that is read, for each of its places."""
+
+    scenario: Scenario
+    suffix: str
+
+    @property
+    def fault(self) -> str:
+        """What is done."""
+        return "disk unreadable"
+
+    @property
+    def where(self) -> str:
+        """To what."""
+        return f"{place_of(self.scenario)}{f': {self.suffix}' if self.suffix else ''}"
+
+    def trials(self, campaign: Campaign) -> Iterator[Report]:
+        """Make the trials that the campaign wants."""
+        for number in range(MOST_PAGES):
+            key = f"{self.fault}: {self.where}: from page {number}"
+            if not campaign.wants(key):
+                continue
+            with prepared(campaign.settings, campaign.templates, self.scenario, origin_mounted=mounted_image) as stage:
+                origin = stage.live if isinstance(self.scenario, Snapshot) else stage.final
+                file = Path(f"{origin}{self.suffix}")
+                if number * PAGE_BYTES >= file.stat().st_size:
+                    break
+                sync(file.parent)
+                whole = cut_off(file, number * PAGE_BYTES)
+                stage.repair = functools.partial(put_back, file.parent, whole)
+                yield Report(key, run_trial(stage, self.scenario, expect_unreadable))
 
 
 @dataclass(frozen=True)
@@ -122,7 +158,7 @@ class StopWalk:
         damage = DAMAGES[self.damage]
         with prepared(campaign.settings, campaign.templates, self.scenario, damage.mounted) as stage:
             folder = target_of(stage, self.scenario)
-            subprocess.run(["sync", "--file-system", str(folder)], check=True)
+            sync(folder)
             stage.repair = functools.partial(damage.undo, folder)
             expect = functools.partial(expect_after_damage, damage)
             return run_trial(stage, self.scenario, expect, strike, functools.partial(damage.do, folder))
@@ -138,6 +174,11 @@ def expect_after_damage(damage: Damage, outcome: Outcome) -> Expectation:
     if not outcome.calls:
         return Expectation(succeeds=True)
     return Expectation(causes=damage.words, leaves_staged=True, replaced_in_error=True)
+
+
+def expect_unreadable(_outcome: Outcome) -> Expectation:
+    """It names what failed, or had no need of it."""
+    return Expectation(causes=CAUSES["EIO"])
 
 
 def target_of(stage: Stage, scenario: Scenario) -> Path:
@@ -186,7 +227,13 @@ def image_of(folder: Path) -> Path:
 
 def mount_image(folder: Path) -> None:
     """Mount it, replaying its journal; SQLite and its caller see what a power cut left."""
-    subprocess.run(["mount", "-o", "loop", str(image_of(folder)), str(folder)], check=True)
+    command = ["losetup", "--find", "--show", "--direct-io=on", str(image_of(folder))]
+    device = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    try:
+        subprocess.run(["mount", device, str(folder)], check=True)
+    finally:
+        # A device that is mounted goes when it is unmounted.
+        subprocess.run(["losetup", "--detach", device], check=True)
     with contextlib.suppress(FileNotFoundError):
         (folder / "lost+found").rmdir()
 
@@ -194,6 +241,33 @@ def mount_image(folder: Path) -> None:
 def unmount(folder: Path) -> None:
     """Unmount what is mounted on the folder."""
     subprocess.run(["umount", str(folder)], check=True)
+
+
+def sync(folder: Path) -> None:
+    """Bring all of a file system to its disk."""
+    subprocess.run(["sync", "--file-system", str(folder)], check=True)
+
+
+def cut_off(file: Path, offset: int) -> bytes:
+    """Let the disk fail to give what is behind an offset of a file, and perhaps more; returns all of the disk."""
+    image = image_of(file.parent)
+    whole = image.read_bytes()
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        block_bytes = os.fstatvfs(descriptor).f_bsize
+        answer = fcntl.ioctl(descriptor, BLOCK_OF_FILE, struct.pack("I", offset // block_bytes))
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+    os.truncate(image, struct.unpack("I", answer)[0] * block_bytes)
+    return whole
+
+
+def put_back(folder: Path, whole: bytes) -> None:
+    """Give the file system a good disk with the old content."""
+    unmount(folder)
+    image_of(folder).write_bytes(whole)
+    mount_image(folder)
 
 
 def cut_power(folder: Path) -> None:
@@ -260,4 +334,11 @@ def filesystem_walks() -> list[Walk]:
     walks: list[Walk] = [FullWalk(FULL_SNAPSHOT, 12), *(FullWalk(restore, 4) for restore in FULL_RESTORES)]
     for scenario in (SNAPSHOTS[1], SNAPSHOTS[2], RESTORES[3], RESTORES[5], RESTORES[7]):
         walks += [StopWalk(scenario, name) for name in DAMAGES if name == "filled" or LOOP_DEVICES.exists()]
+    if LOOP_DEVICES.exists():
+        walks += [
+            UnreadableWalk(SNAPSHOTS[5], ""),
+            UnreadableWalk(SNAPSHOTS[1], ""),
+            UnreadableWalk(SNAPSHOTS[1], "-wal"),
+        ]
+        walks.append(UnreadableWalk(RESTORES[2], ""))
     return walks

@@ -367,6 +367,7 @@ RESTORES = (
     Restore("over a hot journal, kept", "rollback-killed", keep=True),
     Restore("over a closed file, kept", "rollback", keep=True),
     Restore("over a damaged one, kept", "wal-killed", keep=True, damaged=True),
+    Restore("over a damaged one", "wal-killed", damaged=True),
 )
 
 
@@ -453,17 +454,26 @@ def attributes_of(path: Path) -> tuple[int, int, int]:
 
 @contextlib.contextmanager
 def prepared(
-    settings: Settings, templates: Templates, scenario: Scenario, mounted: Mount = contextlib.nullcontext
+    settings: Settings,
+    templates: Templates,
+    scenario: Scenario,
+    mounted: Mount = contextlib.nullcontext,
+    origin_mounted: Mount = contextlib.nullcontext,
 ) -> Iterator[Stage]:
-    """The scenario in fresh folders, which are removed at the end; the one it writes to is ``mounted``."""
+    """The scenario in fresh folders, which are removed at the end.
+
+    The folder that it writes to is ``mounted``, that which it reads from ``origin_mounted``.
+    """
     folder = settings.scratch / "trial"
     shutil.rmtree(folder, ignore_errors=True)
     data, copies = folder / "data", folder / "copies"
     data.mkdir(parents=True)
     copies.mkdir()
+    origin, target = (data, copies) if isinstance(scenario, Snapshot) else (copies, data)
     try:
         with (
-            mounted(copies if isinstance(scenario, Snapshot) else data),
+            mounted(target),
+            origin_mounted(origin),
             scenario.staged(settings, templates, data, copies) as stage,
         ):
             yield stage

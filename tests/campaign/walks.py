@@ -241,14 +241,15 @@ def causes_of(error: str, strike: Strike, calls: Sequence[str]) -> tuple[str, ..
     """The words for an error that came at these calls.
 
     SQLite says "disk I/O error" for whatever fails but a write to the database, and takes a page that cannot be read
-    once for a damaged one. Where the pipe between two processes of the engine failed, any words will do.
+    for a damaged one; nobody can tell while others can read it. Where the pipe between two processes of the engine
+    failed, any words will do.
     """
     if not any("/" in path for call in calls for path in paths_in(call)):
         return ()
     words = CAUSES[error]
     if error == "ENOSPC" and not all(call.split("(")[0].endswith(WRITING[:6]) and "-shm" not in call for call in calls):
         words = (*words, "disk i/o error")
-    if strike.calls == ("pread64",) and not strike.lasting:
+    if strike.calls == ("pread64",):
         words = (*words, "malformed", "is damaged", "get the page", "get page", "failed to read")
     return words
 
@@ -266,7 +267,6 @@ def error_walks() -> list[Walk]:
     for scenario in scenarios:
         walks += [
             ErrorWalk(scenario, "EIO", READING),
-            ErrorWalk(scenario, "EIO", READING, lasting=True),
             ErrorWalk(scenario, "EIO", CHANGING),
             ErrorWalk(scenario, "ENOSPC", (*WRITING, *NAMING), lasting=True),
             ErrorWalk(scenario, "EROFS", (*NAMING, *WRITING, *MARKING), lasting=True, together=True),
