@@ -45,14 +45,15 @@ def find_foreign_logs(path: str) -> list[Holder]:
 
     So does a container into which the file alone is mounted, a process that opened it by a second hard link, or one
     whose log was deleted or replaced: what it commits is not to be seen here before its next checkpoint.
-    ``Holder.file`` is the log as that process sees it.
+    ``Holder.file`` is the log as that process sees it. The log here may have been made or deleted while it was looked
+    for, hence what it was before and what it is after.
     """
-    database, own_log = _identity_at(path), _identity_at(path + "-wal")
-    return [
-        Holder(pid, _command(pid), log)
-        for pid in _other_processes()
-        for log in (_foreign_logs_of(pid, database, own_log) if database is not None else ())
-    ]
+    database, before = _identity_at(path), _identity_at(path + "-wal")
+    if database is None:
+        return []
+    found = [(pid, log, opened) for pid in _other_processes() for log, opened in _logs_of(pid, database)]
+    own = (before, _identity_at(path + "-wal"))
+    return [Holder(pid, _command(pid), log) for pid, log, opened in found if opened not in own]
 
 
 def describe_holders(holders: Sequence[Holder]) -> str:
@@ -94,14 +95,14 @@ def _open_files(pid: int) -> Iterator[tuple[str, FileIdentity]]:
                 yield link, identity(os.stat(link))
 
 
-def _foreign_logs_of(pid: int, database: FileIdentity, own_log: FileIdentity | None) -> list[str]:
-    """The names by which the process knows logs of ``database`` that are not ``own_log``."""
+def _logs_of(pid: int, database: FileIdentity) -> list[tuple[str, FileIdentity]]:
+    """The logs of ``database`` that the process has open, under the names by which it knows them."""
     files = list(_open_files(pid))
     if database not in (opened for _link, opened in files):
         return []
     named = [(_name_in_process(link), opened) for link, opened in files]
     logs = {f"{name}-wal" for name, opened in named if opened == database}
-    return sorted({name for name, opened in named if name in logs and opened != own_log})
+    return sorted({(name, opened) for name, opened in named if name in logs})
 
 
 def _name_in_process(link: str) -> str:
