@@ -372,13 +372,13 @@ def planned(seed: int, number: int, guard: Guard) -> Plan:
     plan = make_plan(seed, number)
     if guard is Guard.HOLD:
         mode = "wal" if number % 4 else "delete"
-        return replace(plan, journal_mode=mode, wal_autocheckpoint=10, savepoints=False)
+        return replace(plan, journal_mode=mode, wal_autocheckpoint=10, savepoints=0.0)
     calm = replace(plan, journal_mode="wal", synchronous="OFF", kills_per_second=0, checkpoints=(), copies=4)
     if guard is Guard.MARK:
-        small = replace(calm, page_size=1024, rows=100, wal_autocheckpoint=40, journal_size_limit=0, savepoints=False)
+        small = replace(calm, page_size=1024, rows=100, wal_autocheckpoint=40, journal_size_limit=0, savepoints=0.0)
         return replace(small, writers=1, readers=0, pause=0.02)
     if guard is Guard.COUNT:
-        small = replace(calm, page_size=1024, rows=100, wal_autocheckpoint=0, cache_size=2, savepoints=True)
+        small = replace(calm, page_size=1024, rows=100, wal_autocheckpoint=0, cache_size=2, savepoints=0.8)
         return replace(small, readers=1, pause=0.0)
     return plan
 
@@ -396,7 +396,7 @@ def run_history(seed: int, number: int, guard: Guard, folder: Path) -> Outcome:
         with going_on(path, plan, counters):
             _take_copies(plan, path, folder, counters, outcome, taken)
         outcome.kills, outcome.vacuums = counters.total(KILLS), counters.total(VACUUMS)
-        may_lose = plan.savepoints and sqlite3.sqlite_version_info < CHECKSUMS_WRITTEN_SINCE
+        may_lose = plan.savepoints > 0 and sqlite3.sqlite_version_info < CHECKSUMS_WRITTEN_SINCE
         _judge(taken, path, counters.acknowledged, may_lose, outcome)
     except UnsoundError as error:
         outcome.bad.append(f"the live database: {error}")
@@ -423,12 +423,7 @@ def _judge(taken: Sequence[Evidence], path: Path, acknowledged: int, may_lose: b
 
     ``may_lose``: this SQLite itself loses transactions of this history, see CHECKSUMS_WRITTEN_SINCE.
     """
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        final = ledger_of(connection)
-    if max(final) < acknowledged:
-        if not may_lose:
-            raise UnsoundError(f"it ends with {max(final)}, and {acknowledged} was acknowledged")
-        outcome.lost += 1
+    final = _final_ledger(path, acknowledged, may_lose, outcome)
     for evidence in taken:
         outcome.markless += evidence.journal_mode == "wal" and not evidence.mark
         outcome.restarts += evidence.restarted
@@ -439,9 +434,34 @@ def _judge(taken: Sequence[Evidence], path: Path, acknowledged: int, may_lose: b
             serial = max(ledger) if outcome.guard is Guard.HOLD else _compared(evidence, max(ledger))
             outcome.newer += max(ledger) > serial
             outcome.lost += _has_lost(evidence, max(ledger), may_lose)
-            _require_history(ledger, final, outcome.kills > 0, may_lose)
+            _require_history(ledger, final or ledger, outcome.kills > 0, may_lose)
         except UnsoundError as error:
-            outcome.bad.append(f"{evidence.folder.name}: {error}")
+            if may_lose and not _is_sound(evidence.interface):
+                outcome.lost += 1
+            else:
+                outcome.bad.append(f"{evidence.folder.name}: {error}")
+
+
+def _final_ledger(path: Path, acknowledged: int, may_lose: bool, outcome: Outcome) -> Ledger | None:
+    """What the live database holds in the end; None where it was damaged. Raises UnsoundError where that cannot be."""
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            final = ledger_of(connection)
+        if max(final) < acknowledged:
+            raise UnsoundError(f"it ends with {max(final)}, and {acknowledged} was acknowledged")
+    except UnsoundError:
+        if not may_lose:
+            raise
+        outcome.lost += 1
+        return None
+    return final
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        return bool(_ledger_of_file(path))
+    except UnsoundError:
+        return False
 
 
 def _has_lost(evidence: Evidence, newest: int, may_lose: bool) -> bool:

@@ -54,8 +54,9 @@ class UnsoundError(Exception):
 class Plan:
     """What happens to one database.
 
-    The fields named as pragmas are those. ``checkpoints`` are the modes of a process that does nothing else; ``pause``
-    is the mean number of seconds between a writer's transactions.
+    The fields named as pragmas are those. ``checkpoints`` are the modes of a process that does nothing else,
+    ``savepoints`` is the part of transactions that roll back to one, ``pause`` the mean number of seconds between a
+    writer's transactions.
     """
 
     number: int
@@ -68,7 +69,7 @@ class Plan:
     journal_size_limit: int
     cache_size: int
     secure_delete: bool
-    savepoints: bool
+    savepoints: float
     writers: int
     checkpoints: tuple[str, ...]
     readers: int
@@ -100,7 +101,7 @@ def make_plan(seed: int, number: int) -> Plan:
         journal_size_limit=draw.choice((-1, -1, 0)),
         cache_size=draw.choice((2, 5, 20, 500)),
         secure_delete=draw.random() < 0.3,
-        savepoints=draw.random() < 0.3,
+        savepoints=draw.choice((0.0, 0.0, 0.2)),
         writers=draw.choice((1, 1, 2, 3)),
         checkpoints=draw.choice(((), (), ("PASSIVE",), ("PASSIVE", "FULL"), CHECKPOINT_MODES)),
         readers=draw.choice((0, 0, 0, 1, 6)),
@@ -318,7 +319,7 @@ class _Writer:
         sums = Sums(items, size, total)
         for _change in range(changes):
             self._change(sums)
-        if self._plan.savepoints and self._draw.random() < 0.2:
+        if self._draw.random() < self._plan.savepoints:
             self._connection.execute("SAVEPOINT undone")
             for _change in range(changes):
                 self._change(Sums(sums.items, sums.size, sums.total))
