@@ -74,10 +74,8 @@ class TestForeignLogs:
         assert find_foreign_logs(str(database.parent / "none.db")) == []
 
     def test_of_a_process_which_has_the_file_alone_mounted(self, database: Path, tmp_path: Path) -> None:
-        with (
-            mounted_file(database, tmp_path / "container" / "app.db") as mounted,
-            running(HOLDER, str(mounted), *WRITING) as holder,
-        ):
+        alone = tmp_path / "container" / "app.db"
+        with mounted_file(database, alone) as mounted, running(HOLDER, str(mounted), *WRITING) as holder:
             (found,) = find_foreign_logs(str(database))
             assert (found.pid, found.file) == (holder.pid, f"{mounted}-wal")
             assert f"process {holder.pid} (python" in describe_holders([found])
