@@ -29,7 +29,7 @@ WRITING = ("write", "pwrite64", "writev", "pwritev", "copy_file_range", "sendfil
 SYNCING = ("fsync", "fdatasync", "sync_file_range", "syncfs", "msync")
 MARKING = ("chmod", "fchmod", "fchmodat", "chown", "fchown", "fchownat", "lchown", "setxattr", "fsetxattr", "utimensat")
 STARTING = ("clone", "clone3", "fork", "vfork", "chroot", "flock", "exit_group")
-READING = ("read", "pread64", "copy_file_range", "getdents64")
+READING = ("read", "pread64", "copy_file_range")
 CHANGING = (*NAMING, *WRITING, *SYNCING, *MARKING)
 
 DENSE = 12
