@@ -333,6 +333,9 @@ class _Examiner:
         try:
             problems = problems_found(self._connection, check)
         except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                text = f"its schema has a table under another name than it defines: PRAGMA {check}: {error}"
+                raise DatabaseFileError(Reason.DAMAGED_SOURCE, text) from error
             if not needs_application(error):
                 raise
             return {"integrity": PARTLY_CHECKED}

@@ -721,6 +721,11 @@ class TestEveryDamageIsFound:
             found = damage_found(tmp_path / "verified.db", content, level)
             assert bool(found) == bool(problems_in(tmp_path / "plain.db", content, check))
 
+    def test_in_the_name_of_a_table(self, tmp_path: Path) -> None:
+        path = make_database(tmp_path / "named.db", 10)
+        path.write_bytes(path.read_bytes().replace(b"tableentriesentries", b"tableentrieventries"))
+        assert damage_found(tmp_path / "verified.db", path.read_bytes(), "full")
+
     def test_but_not_what_the_application_demands_of_its_rows(self, tmp_path: Path) -> None:
         """A row against a CHECK is copied as one against a foreign key is: it is no damage, and the application's own.
 
