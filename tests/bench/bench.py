@@ -152,7 +152,7 @@ class Session:
 def facts(folder: Path, tools: Tools, rounds: int) -> dict[str, str]:
     """What the numbers depend on."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
-    file_system = run(["stat", "--file-system", "--format", "%T", str(folder)])
+    file_system = run(["findmnt", "--noheadings", "--output", "FSTYPE", "--target", str(folder)])
     found = {
         "machine": f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {platform.release()}, {file_system}",
         "snapshot, Connection.backup": f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}",
@@ -249,7 +249,7 @@ def bench(options: argparse.Namespace) -> None:
     if options.json:
         options.json.write_text(report.as_json(results) + "\n", encoding="utf-8")
     if options.document:
-        command = shlex.join(["make", "bench", *([f"BENCH={shlex.join(sys.argv[1:])}"] if sys.argv[1:] else [])])
+        command = f"make bench BENCH={shlex.quote(shlex.join(sys.argv[1:]))}"
         options.document.write_text(report.document(results, command), encoding="utf-8")
 
 
