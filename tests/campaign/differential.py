@@ -633,7 +633,7 @@ def _number(outcome: Outcome, column: str) -> int:
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--histories", type=int, default=HISTORIES)
     parser.add_argument("--controls", type=int, default=CONTROLS, help="histories of each control")
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="histories at a time")

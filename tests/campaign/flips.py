@@ -79,10 +79,11 @@ class SourceFlipWalk:
         """Make the trials that the campaign wants."""
         logged = self.kind in LOG_KINDS
         for key, chance in draws(campaign, self):
-            with (
-                prepared(campaign.settings, campaign.templates, SNAPSHOTS[1 if logged else 5]) as stage,
-                application(stage.live) if self.live else contextlib.nullcontext(),
-            ):
+            with contextlib.ExitStack() as opened:
+                snapshot = SNAPSHOTS[1 if logged else 5]
+                stage = opened.enter_context(prepared(campaign.settings, campaign.templates, snapshot))
+                if self.live:
+                    opened.enter_context(application(stage.live))
                 flip(Path(f"{stage.live}{'-wal' if logged else ''}"), self.kind, chance)
                 yield Report(key, self._trial(stage))
 
