@@ -252,15 +252,16 @@ def identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def has_lock(process: int, inode: int, first: int = 0, last: int | None = None) -> bool:
-    """Whether the kernel lists a POSIX lock for reading or writing of a process on a file, within these bytes.
+    """Whether the kernel lists a POSIX lock for reading or writing of a process on a file that begins in these bytes.
 
-    From /proc/locks (proc(5)). Some file systems show another device number there than stat() does, hence the inode.
+    From /proc/locks (proc(5)). Locks side by side are listed as one. Some file systems show another device number there
+    than stat() does, hence the inode.
     """
     with open("/proc/locks", encoding="ascii") as file:
         locks = [line.split() for line in file]
     return any(
-        first <= int(start) and (last is None or (end != "EOF" and int(end) <= last))
-        for _number, kind, _advisory, _mode, owner, place, start, end in (lock for lock in locks if len(lock) == 8)
+        first <= int(start) and (last is None or int(start) <= last)
+        for _number, kind, _advisory, _mode, owner, place, start, _end in (lock for lock in locks if len(lock) == 8)
         if kind == "POSIX" and owner == str(process) and place.endswith(f":{inode}")
     )
 

@@ -7,7 +7,7 @@ import contextlib
 import multiprocessing
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -57,14 +57,31 @@ def write_frames_without_checksums(path: Path, checkpoint: bool, written: Event)
     time.sleep(600)
 
 
+def use_three_marks(path: Path, ready: Event) -> None:
+    """Readers that see different states: whoever reads the newest one has the last of the four marks."""
+    writer = sqlite3.connect(path, isolation_level=None)
+    writer.execute("PRAGMA journal_mode=WAL")
+    writer.execute("CREATE TABLE entries (number INTEGER PRIMARY KEY)")
+    readers = []
+    for number in range(61):
+        writer.execute("INSERT INTO entries VALUES (?)", (number,))
+        if number < 3:
+            readers.append(sqlite3.connect(path, isolation_level=None))
+            readers[-1].execute("BEGIN")
+            readers[-1].execute("SELECT count(*) FROM entries").fetchone()
+    ready.set()
+    time.sleep(600)
+
+
 @contextlib.contextmanager
-def running_application(path: Path, checkpoint: bool) -> Iterator[None]:
+def running_application(work: Callable[..., None], *arguments: object) -> Iterator[None]:
+    """``work`` in a process of its own, from the moment on at which it sets the event that is its last argument."""
     context = multiprocessing.get_context("fork")
-    written = context.Event()
-    application = context.Process(target=write_frames_without_checksums, args=(path, checkpoint, written))
+    ready = context.Event()
+    application = context.Process(target=work, args=(*arguments, ready))
     application.start()
     try:
-        assert written.wait(SECONDS_TO_WRITE)
+        assert ready.wait(SECONDS_TO_WRITE)
         yield
     finally:
         application.kill()
@@ -73,9 +90,20 @@ def running_application(path: Path, checkpoint: bool) -> Iterator[None]:
 
 @pytest.mark.parametrize("checkpoint", [False, True])
 def test_committed_frames_without_checksums_are_not_lost(tmp_path: Path, checkpoint: bool) -> None:
-    with running_application(tmp_path / "live.db", checkpoint):
+    with running_application(write_frames_without_checksums, tmp_path / "live.db", checkpoint):
         snapshot = create_snapshot(str(tmp_path / "live.db"), str(tmp_path / "copy.db"))
     replayed_in_part = sqlite3.sqlite_version_info < CHECKSUMS_WRITTEN_SINCE and not checkpoint
     assert snapshot.method in (("api",) if replayed_in_part else ("raw", "reflink"))
-    with contextlib.closing(sqlite3.connect(tmp_path / "copy.db")) as connection:
-        assert connection.execute("SELECT count(*) FROM entries").fetchone() == (61,)
+    assert entries_in(tmp_path / "copy.db") == 61
+
+
+def test_lock_of_the_last_mark_is_seen(tmp_path: Path) -> None:
+    with running_application(use_three_marks, tmp_path / "live.db"):
+        snapshot = create_snapshot(str(tmp_path / "live.db"), str(tmp_path / "copy.db"))
+    assert snapshot.method in ("raw", "reflink")
+    assert entries_in(tmp_path / "copy.db") == 61
+
+
+def entries_in(path: Path) -> int:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        return int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
