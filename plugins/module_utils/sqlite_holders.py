@@ -45,15 +45,17 @@ def find_foreign_logs(path: str) -> list[Holder]:
 
     So does a container into which the file alone is mounted, a process that opened it by a second hard link, or one
     whose log was deleted or replaced: what it commits is not to be seen here before its next checkpoint.
-    ``Holder.file`` is the log as that process sees it. The log here may have been made or deleted while it was looked
-    for, hence what it was before and what it is after.
+    ``Holder.file`` is the log as that process sees it. A log that is here was here for as long as it was open.
     """
-    database, before = _identity_at(path), _identity_at(path + "-wal")
+    database = _identity_at(path)
     if database is None:
         return []
-    found = [(pid, log, opened) for pid in _other_processes() for log, opened in _logs_of(pid, database)]
-    own = (before, _identity_at(path + "-wal"))
-    return [Holder(pid, _command(pid), log) for pid, log, opened in found if opened not in own]
+    return [
+        Holder(pid, _command(pid), log)
+        for pid in _other_processes()
+        for log, opened in _logs_of(pid, database)
+        if opened != _identity_at(path + "-wal") and (log, opened) in _logs_of(pid, database)
+    ]
 
 
 def describe_holders(holders: Sequence[Holder]) -> str:
