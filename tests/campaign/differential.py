@@ -652,7 +652,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes = []
     for outcome in run_histories(options.seed, numbers, Guard.ALL, options.jobs, options.keep):
         outcomes.append(outcome)
-        for text in outcome.bad:
+        for text in outcome.bad + outcome.refused:
             print(f"history {outcome.number}: {text}", file=sys.stderr, flush=True)
     print(table_of(outcomes), flush=True)
     failed = any(outcome.bad for outcome in outcomes)
