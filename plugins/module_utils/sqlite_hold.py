@@ -36,6 +36,10 @@ from .sqlite_worker import Channel, Child, enter_folder, limit_heap
 
 BUSY_SECONDS = 30.0
 BUSY_STEP_SECONDS = 0.25
+
+# A killed writer's journal of some gigabytes takes minutes to be rolled back; what takes longer hangs.
+BEGIN_SECONDS = 600.0
+
 PAGES_PER_STEP = 1000
 LISTINGS_ALLOWED = 20
 PAUSE_WHEN_BUSY_SECONDS = 0.01
@@ -114,8 +118,22 @@ class Hold:
         self._child.end()
 
     def begin(self) -> View:
-        """Take the read transaction, waiting for whoever has the database to himself."""
-        answer = self._ask({"do": "begin"}, self._tell_waiting)
+        """Take the read transaction, waiting for whoever has the database to himself.
+
+        SQLite hangs where a log was replaced by a FIFO meanwhile.
+        """
+        limit = Deadline(self._deadline.remaining(BEGIN_SECONDS))
+        try:
+            answer = self._ask({"do": "begin"}, self._tell_waiting, limit)
+        except DatabaseFileError as error:
+            self._deadline.check()
+            if error.reason is not Reason.TIMEOUT:
+                raise
+            raise DatabaseFileError(
+                Reason.REFUSED,
+                f"{self.path} could not be opened within {BEGIN_SECONDS:g} s: look whether the logs beside it are "
+                "plain files, and whether the disk answers",
+            ) from error
         self._opened = set(map(tuple, answer.pop("opened")))
         view = View(**answer)
         self._page_size = view.page_size
@@ -183,9 +201,14 @@ class Hold:
         """A lock that is held all the while may be skipped by a listing during which others come and go."""
         return any(has_lock(self._child.pid, inode, first, last) for _attempt in range(LISTINGS_ALLOWED))
 
-    def _ask(self, message: dict[str, Any], waiting: Callable[[float], None] | None = None) -> dict[str, Any]:
+    def _ask(
+        self,
+        message: dict[str, Any],
+        waiting: Callable[[float], None] | None = None,
+        deadline: Deadline | None = None,
+    ) -> dict[str, Any]:
         self._child.channel.send(message)
-        return self._child.answer(self._deadline, waiting)
+        return self._child.answer(deadline or self._deadline, waiting)
 
     def _tell_waiting(self, seconds: float) -> None:
         if self._report is not None:

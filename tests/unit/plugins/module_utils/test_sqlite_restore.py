@@ -1005,7 +1005,7 @@ def test_two_restores_at_once_lose_nothing(fresh: Callable[[str], Path], backup:
         path = fresh(f"contended-{number}")
         written = numbers_in(path)
         children = [started_restore(source, path) for source in (backup, other)]
-        ended = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+        ended = sorted(os.WEXITSTATUS(os.waitpid(child, 0)[1]) for child in children)
         assert ended in ([0, 0], [0, REFUSED], [REFUSED, REFUSED])
         names = [name for name in names_in(path.parent) if name.endswith("~")]
         assert len(names) >= ended.count(0)

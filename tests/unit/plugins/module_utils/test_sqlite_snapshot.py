@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Progress, Reason
+from ansible_collections.capsule.opstage.plugins.module_utils import sqlite_hold
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_copy import opened_source
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import (
+    DatabaseFileError,
+    Deadline,
+    Progress,
+    Reason,
+)
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot import (
     Snapshot,
     SnapshotError,
@@ -426,3 +433,13 @@ class TestMishaps:
         with pytest.raises(KeyboardInterrupt):
             create_snapshot(str(source), str(folder), progress=fail)
         assert names_in(folder) == []
+
+    def test_fifo_put_in_the_place_of_a_log_meanwhile(self, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sqlite_hold, "BEGIN_SECONDS", 0.5)
+        with opened_source(str(source)) as opened:
+            os.mkfifo(f"{source}-journal")
+            hold = sqlite_hold.Hold(opened.path, opened.descriptor, opened.folder, Deadline(None))
+            with hold, pytest.raises(DatabaseFileError) as caught:
+                hold.begin()
+        assert caught.value.reason is Reason.REFUSED
+        assert "within 0.5 s" in str(caught.value)
