@@ -230,7 +230,7 @@ def mount_image(folder: Path) -> None:
     command = ["losetup", "--find", "--show", "--direct-io=on", str(image_of(folder))]
     device = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
     try:
-        subprocess.run(["mount", device, str(folder)], check=True)
+        subprocess.run(["mount", "-o", "noauto_da_alloc", device, str(folder)], check=True)
     finally:
         # A device that is mounted goes when it is unmounted.
         subprocess.run(["losetup", "--detach", device], check=True)
