@@ -153,7 +153,7 @@ class Hold:
         make it do so; then StarvedError.
         """
         started = time.monotonic()
-        self._child.channel.send({"do": "copy", "restarts_allowed": restarts_allowed})
+        self._child.send({"do": "copy", "restarts_allowed": restarts_allowed})
         while True:
             answer = self._child.answer(self._deadline)
             if "starved" in answer:
@@ -207,7 +207,7 @@ class Hold:
         waiting: Callable[[float], None] | None = None,
         deadline: Deadline | None = None,
     ) -> dict[str, Any]:
-        self._child.channel.send(message)
+        self._child.send(message)
         return self._child.answer(deadline or self._deadline, waiting)
 
     def _tell_waiting(self, seconds: float) -> None:

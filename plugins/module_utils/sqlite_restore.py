@@ -433,7 +433,13 @@ def _fold(place: _Place, logs: Sequence[str], channel: Channel) -> bool:
                 # Closing the connection would fold the log all the same.
                 channel.send({"result": False})
                 os._exit(0)
-            return _merge(connection)
+            if not _merge(connection):
+                return False
+            # SQLite does not say that it could not remove a log. Nobody else can have made one: the lock is still held.
+            for suffix in logs:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path + suffix)
+            return True
 
 
 def _connect(path: str) -> sqlite3.Connection:

@@ -259,7 +259,7 @@ class _Examiners:
                 task = max(self._tasks, key=lambda task: task.cost)
                 self._tasks.remove(task)
                 self._running[child.pid] = task
-                child.channel.send({"kind": task.kind, "group": task.group})
+                child.send({"kind": task.kind, "group": task.group})
 
     def _tell(self, report: ProgressReport | None) -> None:
         if report is not None:

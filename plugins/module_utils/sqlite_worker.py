@@ -48,11 +48,14 @@ class Channel:
         self._connection.sendall(json.dumps(message).encode("ascii"))
 
     def receive(self) -> Message | None:
-        """Wait for one message; None when the other end is gone."""
+        """Wait for one message; None when the other end is gone.
+
+        That it ended without having read all is told once, and before what it had sent itself.
+        """
         try:
             data = self._connection.recv(_MESSAGE_BYTES)
         except ConnectionResetError:
-            return None
+            data = self._connection.recv(_MESSAGE_BYTES)
         received: Message | None = json.loads(data) if data else None
         return received
 
@@ -99,6 +102,11 @@ class Child:
         status = os.waitpid(self.pid, 0)[1]
         self.pid = 0
         return status
+
+    def send(self, message: Message) -> None:
+        """Send one message; to a process that has ended, in vain: what it had to say is still to be received."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.channel.send(message)
 
     def received(self) -> Message:
         """The next message. Raises DatabaseFileError with the child's own error, or with how it ended."""

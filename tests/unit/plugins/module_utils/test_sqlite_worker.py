@@ -2,14 +2,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import sqlite3
 from pathlib import Path
 
-from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Deadline, opened_folder
+import pytest
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import (
+    DatabaseFileError,
+    Deadline,
+    opened_folder,
+)
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_worker import Channel, Child, enter_folder
-from sqlite_testing import make_database, numbers_in
+from sqlite_testing import make_database, numbers_in, wait_until
 
 
 def test_folder_as_root_lends_nothing_to_the_child(tmp_path: Path) -> None:
@@ -38,3 +44,24 @@ def test_folder_as_root_lends_nothing_to_the_child(tmp_path: Path) -> None:
     assert (path, module) == ("/opstage.db", "no module")
     assert "opstage.db" in names
     assert numbers_in(database) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_child_that_fails_before_it_is_asked_says_why(tmp_path: Path, ended: bool) -> None:
+    """The request is sent before or after the child's end, and never read."""
+    go = tmp_path / "go"
+
+    def work(_channel: Channel) -> None:
+        wait_until(go.exists)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with Child(work, "trying") as child:
+        if not ended:
+            child.send({"do": "it"})
+        go.touch()
+        # Without reaping it.
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        if ended:
+            child.send({"do": "it"})
+        with pytest.raises(DatabaseFileError, match="Input/output error"):
+            child.answer(Deadline(20))
