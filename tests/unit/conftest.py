@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -37,6 +38,9 @@ def put_first(root: Path) -> None:
         del sys.modules[name]
     sys.path.insert(0, str(root))
 
+
+# Where the tests were started in the background, their processes would ignore Ctrl-C as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COLLECTIONS_ROOT = link_collection(CHECKOUT)
 put_first(COLLECTIONS_ROOT)

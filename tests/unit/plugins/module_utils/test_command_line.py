@@ -18,6 +18,7 @@ import sys
 import termios
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -673,10 +674,16 @@ class TestProgressLine:
 
 
 def interpreters(names: Sequence[str]) -> Sequence[str]:
-    """Those Pythons which this machine has, on the path or among those of pyenv."""
-    folders = sorted(Path("~/.pyenv/versions").expanduser().glob("*/bin"))
-    path = os.pathsep.join([*map(str, folders), os.environ["PATH"]])
-    return [found for found in (shutil.which(name, path=path) for name in names) if found]
+    """Those Pythons which run on this machine, on the path or among those of pyenv, whose own shims may not run."""
+    folders = [*sorted(Path("~/.pyenv/versions").expanduser().glob("*/bin")), *os.get_exec_path()]
+    candidates = {name: [which(name, path=str(folder)) for folder in folders] for name in names}
+    working = [next(filter(runs, filter(None, found)), None) for found in candidates.values()]
+    return [python for python in working if python is not None]
+
+
+def runs(python: str) -> bool:
+    """Whether it is a Python that can be started."""
+    return subprocess.run([python, "-I", "-c", ""], stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
 class TestInstallation:

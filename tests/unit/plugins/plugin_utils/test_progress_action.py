@@ -124,9 +124,10 @@ def folder_of_host(parent: Path, host: str, user: str | int = 0) -> Path:
 
 def test_progress_of_several_hosts_at_once(open_folder: Path, start: Start) -> None:
     """One as root, one as another user, one that names its file, one that wants none, one too late, one quick."""
-    temporary = open_folder / "temporary"
-    temporary.mkdir()
-    temporary.chmod(0o1777)
+    temporary, remote = open_folder / "temporary", open_folder / "remote"
+    for folder in (temporary, remote):
+        folder.mkdir()
+        folder.chmod(0o1777)
     own = open_folder / "own.progress"
     become = {"ansible_become": True, "ansible_become_user": OTHER_USER, "ansible_become_flags": "-s /bin/sh"}
     hosts: dict[str, dict[str, Any]] = {
@@ -134,7 +135,7 @@ def test_progress_of_several_hosts_at_once(open_folder: Path, start: Start) -> N
         "other": {**become, "ansible_become_method": "ansible.builtin.su"},
         "named": {"progress_file": str(own)},
         "silent": {"progress_file": ""},
-        "late": {"timeout": 8},
+        "late": {"seconds": 8},
         "quick": {},
     }
     folders = {host: folder_of_host(open_folder, host, OTHER_USER if host == "other" else 0) for host in hosts}
@@ -142,14 +143,15 @@ def test_progress_of_several_hosts_at_once(open_folder: Path, start: Start) -> N
         "src": f"{open_folder}/{{{{ inventory_hostname }}}}/live.db",
         "dest": f"{open_folder}/{{{{ inventory_hostname }}}}/copy.db",
         "progress_file": "{{ progress_file | default(omit) }}",
-        "timeout": "{{ timeout | default(omit) }}",
+        "timeout": "{{ seconds | default(omit) }}",
     }
     shown = ("usual", "other", "named", "late")
     with contextlib.ExitStack() as locks:
         for host in hosts.keys() - {"quick"}:
             locks.enter_context(running(HOLDER, str(folders[host] / "live.db"), "BEGIN EXCLUSIVE"))
         task = {"capsule.opstage.sqlite_backup": options}
-        with start([task], hosts, "--forks", "6", ANSIBLE_SYSTEM_TMPDIRS=str(temporary)) as play:
+        folders_of_ansible = {"ANSIBLE_SYSTEM_TMPDIRS": str(temporary), "ANSIBLE_REMOTE_TEMP": str(remote)}
+        with start([task], hosts, "--forks", "6", **folders_of_ansible) as play:
             wait_until(lambda: all(play.progress_of(host) for host in shown))
             report = parse_progress(own.read_text())
             assert report is not None
