@@ -11,6 +11,7 @@ import os
 import time
 
 from .sqlite_files import Deadline, Progress, ProgressReport
+from .write_back import WriteBack
 
 CHUNK_BYTES = 8 << 20
 
@@ -24,17 +25,25 @@ _NOT_SUPPORTED = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, err
 class ByteCopier:
     """Copies from one descriptor into another, at the same offsets, and reports how far it has come.
 
-    ``total`` bytes are what ``report`` counts against. Raises DatabaseFileError at the deadline, OSError.
+    ``total`` bytes are what ``report`` counts against; ``write_back`` brings them to the disk meanwhile. Raises
+    DatabaseFileError at the deadline, OSError.
     """
 
     def __init__(
-        self, source: int, dest: int, total: int, deadline: Deadline, report: ProgressReport | None = None
+        self,
+        source: int,
+        dest: int,
+        total: int,
+        deadline: Deadline,
+        report: ProgressReport | None = None,
+        write_back: WriteBack | None = None,
     ) -> None:
         self._source = source
         self._dest = dest
         self._total = total
         self._deadline = deadline
         self._report = report
+        self._write_back = write_back
         self._started = time.monotonic()
         self._in_kernel = hasattr(os, "copy_file_range")
 
@@ -48,6 +57,8 @@ class ByteCopier:
                 break
             offset += copied
             self._deadline.check()
+            if self._write_back is not None:
+                self._write_back.advance(offset)
             self.tell(offset)
         return offset
 

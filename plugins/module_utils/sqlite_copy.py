@@ -42,6 +42,7 @@ from .sqlite_hold import Hold, StarvedError, View
 from .sqlite_holders import describe_holders, find_foreign_logs
 from .sqlite_verify import Header, read_header
 from .sqlite_worker import Channel, Child, limit_heap
+from .write_back import WriteBack
 
 RESTARTS_ALLOWED = 3
 STEP_BYTES = 16 << 20
@@ -110,14 +111,19 @@ def opened_source(path: str) -> Iterator[Source]:
 
 
 def copy_database(
-    source: Source, staged: StagedFile, deadline: Deadline, report: ProgressReport | None = None
+    source: Source,
+    staged: StagedFile,
+    deadline: Deadline,
+    report: ProgressReport | None = None,
+    write_back: WriteBack | None = None,
 ) -> Copied:
     """Fill the staged file with the database as it is at one moment, as one self-contained file.
 
+    With ``write_back`` the disk has its part of the work meanwhile, unless writers wait for the copy.
     Raises DatabaseFileError, OSError.
     """
     with Hold(source.path, source.descriptor, source.folder, deadline, target=staged.path, report=report) as hold:
-        copied = _Copy(source, staged, hold, deadline, report).copy()
+        copied = _Copy(source, staged, hold, deadline, report, write_back).copy()
     _normalize(staged)
     return copied
 
@@ -126,13 +132,20 @@ class _Copy:
     """One copy, under a transaction that ``hold`` takes."""
 
     def __init__(
-        self, source: Source, staged: StagedFile, hold: Hold, deadline: Deadline, report: ProgressReport | None
+        self,
+        source: Source,
+        staged: StagedFile,
+        hold: Hold,
+        deadline: Deadline,
+        report: ProgressReport | None,
+        write_back: WriteBack | None,
     ) -> None:
         self._source = source
         self._staged = staged
         self._hold = hold
         self._deadline = deadline
         self._report = report
+        self._write_back = write_back
 
     def copy(self) -> Copied:
         """Choose the method and copy."""
@@ -206,7 +219,10 @@ class _Copy:
     def _copy_file(self, view: View) -> str:
         """Copy the database file in one go, and return the method."""
         size = self._source.size
-        copier = ByteCopier(self._source.descriptor, self._staged.descriptor, size, self._deadline, self._report)
+        write_back = self._write_back if view.journal_mode == "wal" else None
+        copier = ByteCopier(
+            self._source.descriptor, self._staged.descriptor, size, self._deadline, self._report, write_back
+        )
         if clone(self._source.descriptor, self._staged.descriptor):
             copier.tell(size)
             method, copied = "reflink", size

@@ -251,19 +251,30 @@ def identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def has_lock(process: int, inode: int, first: int = 0, last: int | None = None) -> bool:
-    """Whether the kernel lists a POSIX lock for reading or writing of a process on a file that begins in these bytes.
+class LockListing:
+    """The POSIX locks for reading or writing that a process has now, from /proc/locks (proc(5)).
 
-    From /proc/locks (proc(5)). Locks side by side are listed as one. Some file systems show another device number there
-    than stat() does, hence the inode.
+    To take one makes the kernel wait for all its cores, a few milliseconds.
     """
-    with open("/proc/locks", encoding="ascii") as file:
-        locks = [line.split() for line in file]
-    return any(
-        first <= int(start) and (last is None or int(start) <= last)
-        for _number, kind, _advisory, _mode, owner, place, start, _end in (lock for lock in locks if len(lock) == 8)
-        if kind == "POSIX" and owner == str(process) and place.endswith(f":{inode}")
-    )
+
+    def __init__(self, process: int) -> None:
+        with open("/proc/locks", encoding="ascii") as file:
+            locks = [line.split() for line in file]
+        self._starts = [
+            (place.rpartition(":")[2], int(start))
+            for _number, kind, _advisory, _mode, owner, place, start, _end in (lock for lock in locks if len(lock) == 8)
+            if kind == "POSIX" and owner == str(process)
+        ]
+
+    def has(self, inode: int, first: int = 0, last: int | None = None) -> bool:
+        """Whether one of the locks is on this file and begins in these bytes.
+
+        Locks side by side are listed as one. Some file systems show another device number there than stat() does,
+        hence the inode.
+        """
+        return any(
+            place == str(inode) and first <= start and (last is None or start <= last) for place, start in self._starts
+        )
 
 
 def require_not_in_use_here(path: str, descriptor: int) -> None:
@@ -271,7 +282,7 @@ def require_not_in_use_here(path: str, descriptor: int) -> None:
 
     Closing ``descriptor`` would drop the lock, and SQLite in a forked child would take it for its own.
     """
-    if has_lock(os.getpid(), os.fstat(descriptor).st_ino):
+    if LockListing(os.getpid()).has(os.fstat(descriptor).st_ino):
         raise DatabaseFileError(Reason.IN_USE, f"{path} is in use by a connection of this very process; close it first")
 
 

@@ -22,12 +22,12 @@ from typing import Any, Callable
 from .sqlite_files import (
     DatabaseFileError,
     Deadline,
+    LockListing,
     Progress,
     ProgressReport,
     Reason,
     database_uri,
     has_content,
-    has_lock,
     identity,
     require_no_super_journal,
 )
@@ -175,12 +175,18 @@ class Hold:
         It does not for file systems that lock in their own way. Where the -shm cannot be written to, SQLite may keep
         an index of the log for itself alone (walBeginShmUnreliable() in wal.c).
         """
-        expected = [(self._status.st_ino, _SHARED_FIRST, _SHARED_LAST)]
+        expected = {(self._status.st_ino, _SHARED_FIRST, _SHARED_LAST)}
         if journal_mode == "wal":
-            expected.append((os.lstat(self.path + "-shm").st_ino, _READ_MARKS_FIRST, _READ_MARKS_LAST))
+            expected.add((os.lstat(self.path + "-shm").st_ino, _READ_MARKS_FIRST, _READ_MARKS_LAST))
             if not os.access(self.path + "-shm", os.W_OK, effective_ids=True):
                 return False
-        return all(self._is_listed(*lock) for lock in expected)
+        # A lock that is held all the while may be skipped by a listing during which others come and go.
+        for _attempt in range(LISTINGS_ALLOWED):
+            listing = LockListing(self._child.pid)
+            expected = {lock for lock in expected if not listing.has(*lock)}
+            if not expected:
+                return True
+        return False
 
     def frames_needed(self, memory: int) -> int:
         """How many frames of the log make the database of the file; ``memory`` is a descriptor of the -shm.
@@ -190,16 +196,13 @@ class Hold:
         """
         inode = os.fstat(memory).st_ino
         for _attempt in range(LISTINGS_ALLOWED):
-            if has_lock(self._child.pid, inode, _READ_MARKS_FIRST, _READ_MARKS_FIRST):
+            listing = LockListing(self._child.pid)
+            if listing.has(inode, _READ_MARKS_FIRST, _READ_MARKS_FIRST):
                 return 0
-            if has_lock(self._child.pid, inode, _READ_MARKS_FIRST + 1, _READ_MARKS_LAST):
+            if listing.has(inode, _READ_MARKS_FIRST + 1, _READ_MARKS_LAST):
                 index = os.pread(memory, 100, 0)
                 return max(int.from_bytes(index[at : at + 4], sys.byteorder) for at in _COMMITTED_FRAMES_OFFSETS)
         raise DatabaseFileError(Reason.REFUSED, f"the lock on {self.path}-shm was lost; try again")
-
-    def _is_listed(self, inode: int, first: int, last: int) -> bool:
-        """A lock that is held all the while may be skipped by a listing during which others come and go."""
-        return any(has_lock(self._child.pid, inode, first, last) for _attempt in range(LISTINGS_ALLOWED))
 
     def _ask(
         self,

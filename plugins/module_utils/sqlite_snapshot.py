@@ -39,6 +39,7 @@ from .sqlite_verify import (
     read_header,
     verify_database,
 )
+from .write_back import WriteBack
 
 
 class SnapshotError(DatabaseFileError):
@@ -94,11 +95,11 @@ def create_snapshot(
     deadline = Deadline(timeout)
     with errors_raised_as(SnapshotError, f"snapshot of {source} to {dest}"):
         final = plan_snapshot(source, dest, overwrite=overwrite, verify=verify)
-        with StagedFile(os.path.dirname(final)) as staged:
+        with StagedFile(os.path.dirname(final)) as staged, WriteBack(staged.descriptor) as write_back:
             with opened_source(source) as opened:
-                copied = copy_database(opened, staged, deadline, progress)
+                copied = copy_database(opened, staged, deadline, progress, write_back)
             os.fchmod(staged.descriptor, mode)
-            facts = _proven(copied, staged, source, verify, deadline, progress)
+            facts = _proven(copied, staged, source, verify, deadline, progress, write_back)
             deadline.check()
             final = _publish(staged, source, dest, final, overwrite)
     return Snapshot(
@@ -178,11 +179,17 @@ def _publish(staged: StagedFile, source: str, dest: str, final: str, overwrite: 
 
 
 def _proven(
-    copied: Copied, staged: StagedFile, source: str, level: str, deadline: Deadline, progress: ProgressReport | None
+    copied: Copied,
+    staged: StagedFile,
+    source: str,
+    level: str,
+    deadline: Deadline,
+    progress: ProgressReport | None,
+    write_back: WriteBack,
 ) -> DatabaseFacts:
     """Verify the staged copy by itself and against the source, and bring it to the disk."""
     try:
-        facts = verify_database(staged.path, level, deadline, progress, sync=True)
+        facts = verify_database(staged.path, level, deadline, progress, write_back)
     except VerificationError as error:
         if error.reason is not Reason.DAMAGED_SOURCE:
             raise

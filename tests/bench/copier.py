@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".collections"))
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_copy import copy_database, opened_source
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Deadline, StagedFile
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot import create_snapshot
+from ansible_collections.capsule.opstage.plugins.module_utils.write_back import WriteBack
 
 
 def snapshot(level: str, source: str, dest: str) -> str:
@@ -36,10 +37,11 @@ def snapshot(level: str, source: str, dest: str) -> str:
 
 def copy(source: str, dest: str) -> str:
     """The collection's copy alone: neither checked nor hashed, but durable under its name."""
-    with StagedFile(os.path.dirname(dest)) as staged:
+    deadline = Deadline(None)
+    with StagedFile(os.path.dirname(dest)) as staged, WriteBack(staged.descriptor) as write_back:
         with opened_source(source) as opened:
-            copied = copy_database(opened, staged, Deadline(None))
-        os.fsync(staged.descriptor)
+            copied = copy_database(opened, staged, deadline, write_back=write_back)
+        write_back.finish(deadline)
         staged.publish(os.path.basename(dest), replace=False)
     return copied.method
 

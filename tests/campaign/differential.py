@@ -48,9 +48,9 @@ from ansible_collections.capsule.opstage.plugins.module_utils.byte_copy import B
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import (
     DatabaseFileError,
     Deadline,
+    LockListing,
     Reason,
     StagedFile,
-    has_lock,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_hold import LISTINGS_ALLOWED, Hold, View
 from campaign.histories import (
@@ -193,8 +193,9 @@ class ObservedHold(Hold):
     def _mark(self, memory: int) -> int:
         marks = LogIndex.read(self.path).marks
         for _attempt in range(LISTINGS_ALLOWED):
+            listing = LockListing(self._child.pid)
             for number, lock in enumerate(range(FIRST_READ_MARK_LOCK, FIRST_READ_MARK_LOCK + len(marks))):
-                if has_lock(self._child.pid, memory, lock, lock):
+                if listing.has(memory, lock, lock):
                     return marks[number]
         raise UnsoundError("the holder has none of the five locks of the read marks")
 

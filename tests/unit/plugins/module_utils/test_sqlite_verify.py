@@ -107,3 +107,56 @@ def test_foreign_keys_that_cannot_be_checked(tmp_path: Path) -> None:
         "INSERT INTO children VALUES (1)",
     )
     assert verify_database(str(path), "full").foreign_key_violations is None
+
+
+FAMILIES = (
+    "CREATE TABLE parents (id INTEGER PRIMARY KEY)",
+    "CREATE TABLE children (parent INTEGER REFERENCES parents (id), mother INTEGER REFERENCES parents (id))",
+    'CREATE TABLE "with "" quote" (parent INTEGER REFERENCES parents (id))',
+    "CREATE TABLE größe (name TEXT PRIMARY KEY, parent INTEGER REFERENCES parents (id)) WITHOUT ROWID",
+    "CREATE TABLE childless (id INTEGER REFERENCES parents (id))",
+    "CREATE TABLE without_references (id INTEGER)",
+    "INSERT INTO parents VALUES (1)",
+    "INSERT INTO children VALUES (1, 7), (7, 8), (NULL, 1)",
+    'INSERT INTO "with "" quote" VALUES (1), (2)',
+    "INSERT INTO größe VALUES ('a', 1), ('b', 9), ('c', 9)",
+)
+
+
+@pytest.mark.parametrize("level", ["full", "quick"])
+def test_foreign_keys_of_all_tables_are_counted(tmp_path: Path, level: str) -> None:
+    path = make_database(tmp_path / "families.db", 5, "DELETE", *FAMILIES)
+    assert violations(path) == 6
+    assert verify_database(str(path), level).foreign_key_violations == 6
+
+
+def test_table_that_is_listed_under_another_name_is_checked_or_damaged(tmp_path: Path) -> None:
+    path = make_database(tmp_path / "families.db", 5, "DELETE", *FAMILIES)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute("UPDATE sqlite_master SET name = 'others', tbl_name = 'others' WHERE name = 'children'")
+    try:
+        expected = violations(path)
+    except sqlite3.DatabaseError:
+        assert error_of(path, "quick").reason is Reason.DAMAGED_SOURCE
+    else:
+        assert verify_database(str(path), "quick").foreign_key_violations == expected == 6
+
+
+def violations(path: Path) -> int:
+    """What SQLite itself counts."""
+    with closing(sqlite3.connect(path)) as connection:
+        return len(connection.execute("PRAGMA foreign_key_check").fetchall())
+
+
+def test_rows_of_an_estimate_that_is_far_off_are_checked_as_well(tmp_path: Path) -> None:
+    path = make_database(
+        tmp_path / "many.db",
+        5,
+        "DELETE",
+        "CREATE TABLE parents (id INTEGER PRIMARY KEY)",
+        "CREATE TABLE children (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parents (id)) WITHOUT ROWID",
+        "INSERT INTO children WITH RECURSIVE numbers (number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM numbers"
+        " LIMIT 25000) SELECT number, 1 FROM numbers",
+    )
+    assert verify_database(str(path), "quick").foreign_key_violations == 25_000
