@@ -13,6 +13,7 @@ import os
 import re
 import resource
 import sqlite3
+import time
 from dataclasses import dataclass
 from typing import Iterator
 
@@ -231,7 +232,13 @@ class _Copy:
         # A checkpoint may cut off pages that no reader needs, but none of this reader's.
         if min(copied, self._source.size) < min(size, view.size):
             raise self._truncated()
+        self._cut(copied)
         return method
+
+    def _cut(self, size: int) -> None:
+        """Remove what an earlier attempt has copied of a longer file."""
+        if os.fstat(self._staged.descriptor).st_size > size:
+            os.ftruncate(self._staged.descriptor, size)
 
     def _truncated(self) -> DatabaseFileError:
         return DatabaseFileError(Reason.DAMAGED_SOURCE, f"{self._source.path} was truncated while it was copied")
@@ -239,7 +246,8 @@ class _Copy:
     def _copy_in_steps(self, view: View) -> str:
         """Rollback journal: writers have their turn between steps, and at last wait for one pass over the file.
 
-        The 16 bytes at offset 24 change with every transaction, as SQLite itself has it (pager.c, dbFileVers).
+        The 16 bytes at offset 24 change with every transaction, as SQLite itself has it (pager.c, dbFileVers). What a
+        step has copied is written over by the next attempt: a file cut to nothing is flushed when it is closed (ext4).
         """
         for _attempt in range(1 + RESTARTS_ALLOWED):
             size = self._source.size
@@ -252,12 +260,16 @@ class _Copy:
                     raise self._truncated()
                 if offset == size:
                     self._require_held(view)
+                    self._cut(size)
                     return "raw-stepped"
                 self._hold.end()
                 view = self._begin_again(view)
-            os.ftruncate(self._staged.descriptor, 0)
+        started = time.monotonic()
         method = self._copy_file(view)
         self._require_held(view)
+        self._hold.end()
+        if self._write_back is not None:
+            self._write_back.let_others_first(time.monotonic() - started)
         return method
 
     def _version(self) -> bytes:

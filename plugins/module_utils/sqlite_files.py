@@ -149,7 +149,10 @@ def explain_os_error(error: OSError) -> tuple[Reason, str]:
         errno.ELOOP: Reason.REFUSED,
         errno.ENOTDIR: Reason.REFUSED,
     }
-    return reasons.get(error.errno, Reason.SYSTEM), str(error)
+    text = str(error)
+    if isinstance(error, PermissionError):
+        text += f" (user id {os.geteuid()}); run this as root, or as the owner of the file and its folder"
+    return reasons.get(error.errno, Reason.SYSTEM), text
 
 
 @contextlib.contextmanager
@@ -449,7 +452,11 @@ class StagedFile:
 
     def _open_new(self, name: str) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(name, flags, 0o600, dir_fd=self.folder_descriptor)
+        try:
+            return os.open(name, flags, 0o600, dir_fd=self.folder_descriptor)
+        except OSError as error:
+            error.filename = os.path.realpath(self.folder)
+            raise
 
     @contextlib.contextmanager
     def new_log(self, suffix: str) -> Iterator[int]:

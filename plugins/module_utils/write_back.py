@@ -7,12 +7,14 @@ from __future__ import annotations
 import functools
 import os
 import select
+import time
 from types import TracebackType
 
 from .sqlite_files import Deadline
 from .sqlite_worker import Channel, Child
 
 BYTES_BETWEEN = 16 << 20
+LONGEST_PAUSE_SECONDS = 1.0
 
 
 class WriteBack:
@@ -25,6 +27,7 @@ class WriteBack:
         self.child = Child(functools.partial(_sync, descriptor), "bringing it to the disk")
         self._asked_at = 0
         self._is_busy = False
+        self._pause = 0.0
 
     def __enter__(self) -> WriteBack:
         return self
@@ -43,13 +46,17 @@ class WriteBack:
             self.child.received()
             self._is_busy = False
         if not self._is_busy and offset - self._asked_at >= BYTES_BETWEEN:
-            self.child.send({"last": False})
+            self.child.send({"last": False, "pause": 0.0})
             self._asked_at = offset
             self._is_busy = True
 
+    def let_others_first(self, seconds: float) -> None:
+        """Give others, who had to wait for a lock for so long, as much time for their own syncs before the last one."""
+        self._pause = min(seconds, LONGEST_PAUSE_SECONDS)
+
     def begin_last(self) -> None:
         """All is written: sync the file for good. The child's next ``result`` says that it is done."""
-        self.child.send({"last": True})
+        self.child.send({"last": True, "pause": self._pause})
 
     def finish(self, deadline: Deadline) -> None:
         """Sync the file for good, and wait for it."""
@@ -64,5 +71,6 @@ def _sync(descriptor: int, channel: Channel) -> None:
         request = channel.receive()
         if request is None:
             return
+        time.sleep(request["pause"])
         os.fsync(descriptor)
         channel.send({"result": {}} if request["last"] else {"part": 0.0})

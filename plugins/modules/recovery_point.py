@@ -19,17 +19,8 @@ author:
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
   - ansible.builtin.action_common_attributes.flow
+  - capsule.opstage.progress
 attributes:
-  action:
-    support: full
-    details:
-      - The module does the work. The action plugin shows how far it has come.
-  async:
-    support: full
-    details:
-      - How far it has come is not shown then.
-  bypass_host_loop:
-    support: none
   check_mode:
     support: full
   diff_mode:
@@ -64,16 +55,6 @@ options:
       - For a restore, which is needed most when the database is damaged.
     type: bool
     default: false
-  progress_file:
-    description:
-      - A file in which the module tells how far it has come, for others to read while it runs. It holds one JSON
-        object. C(phase) is V(waiting), for a lock that somebody else holds, V(copying) or V(verifying). C(done) and
-        C(total) count its bytes, C(seconds) is how long it has lasted.
-      - Made after two seconds, replaced every second, removed at the end. What was there before stays, with a warning.
-      - By default a temporary file of a random name. The controller reads it to show the progress of what takes longer
-        than five seconds, with the connections P(ansible.builtin.ssh#connection) and
-        P(ansible.builtin.local#connection). Neither is done with an empty string.
-    type: path
 seealso:
   - module: capsule.opstage.recovery_point_info
   - module: capsule.opstage.sqlite_backup

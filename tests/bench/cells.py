@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from bench.database import MEGABYTE
 from bench.programs import NANOSECONDS, run_within
 from bench.results import Cell, Results, Sample
 from bench.tools import API, COPY, CP, FULL, NODE, NOTHING, QUICK, SHELL, UNCHECKED, VACUUM, Tools
@@ -73,6 +74,7 @@ class Bench:
         """One run of a tool beside a writer of its own, from a disk that has nothing left to write."""
         dest = database.parent.parent / "copy.db"
         commands = self.tools.commands(tool, database, dest, seconds_of_nothing(cell.megabytes))
+        read_all(database)
         os.sync()
         try:
             with writing(database, cell.mode, cell.rate, self.folder / "commits") as writer:
@@ -100,6 +102,13 @@ class Bench:
         if cell.rate == 0 or idle is None or idle.seconds is None:
             return IDLE_BOUND
         return max(LEAST_BOUND, IDLE_TIMES_ALLOWED * idle.seconds)
+
+
+def read_all(path: Path) -> None:
+    """Bring a file into the system's cache, which may have let go what was not used for some seconds."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(MEGABYTE):
+            pass
 
 
 def seconds_of_nothing(megabytes: int) -> float:

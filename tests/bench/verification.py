@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bench.cells import IDLE_BOUND, Bench, remove_database
+from bench.cells import IDLE_BOUND, Bench, read_all, remove_database
 from bench.programs import Run, run_within
 from bench.results import Cell, Sample
 from bench.tools import FULL, python
@@ -25,12 +25,14 @@ def measure_verification(bench: Bench, database: Path, megabytes: int) -> None:
     copy = database.parent.parent / "copy.db"
     cell = Cell(megabytes, "wal", 0.0)
     for _round in range(bench.rounds):
+        read_all(database)
         os.sync()
         try:
             with writing(database, "wal", 0.0, bench.folder / "commits"):
                 run = checked(FULL, bench.tools.commands(FULL, database, copy))
             bench.results.add(cell, FULL, Sample(run.seconds, result=run.result))
             for what, command in checks_of(copy).items():
+                read_all(copy)
                 bench.results.add_time(PART, what, checked(what, [command]).seconds)
         finally:
             remove_database(copy)

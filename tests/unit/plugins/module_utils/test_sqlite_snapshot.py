@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.capsule.opstage.plugins.module_utils import sqlite_hold
+from ansible_collections.capsule.opstage.plugins.module_utils import sqlite_copy, sqlite_hold
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_copy import opened_source
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import (
     DatabaseFileError,
@@ -99,6 +99,31 @@ class TestWhileSomebodyWrites:
             assert done[-1] == snapshot.size
         assert fingerprint(source) == before
         assert names_in(tmp_path) == ["backups", "idle.db"]
+
+    @pytest.mark.parametrize("restarts_allowed", [3, 0])
+    def test_rollback_journal_that_becomes_shorter_between_two_steps(
+        self, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, restarts_allowed: int
+    ) -> None:
+        source = make_database(tmp_path / "live.db", 20_000)
+        shorten = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.argv[2])"
+        ended: list[int] = []
+        end = sqlite_hold.Hold.end
+
+        def end_and_shorten(hold: sqlite_hold.Hold) -> None:
+            end(hold)
+            ended.append(source.stat().st_size)
+            if len(ended) == 3:
+                statements = "DELETE FROM entries WHERE number > 1000; VACUUM"
+                subprocess.run([sys.executable, "-c", shorten, str(source), statements], check=True)
+
+        monkeypatch.setattr(sqlite_hold.Hold, "end", end_and_shorten)
+        monkeypatch.setattr(sqlite_copy, "STEP_BYTES", 1 << 16)
+        monkeypatch.setattr(sqlite_copy, "RESTARTS_ALLOWED", restarts_allowed)
+        snapshot = create_snapshot(str(source), str(folder / "copy.db"))
+        assert ended[0] > 4 * snapshot.size
+        assert snapshot.method == ("raw-stepped" if restarts_allowed else "raw")
+        assert (folder / "copy.db").read_bytes() == source.read_bytes()
+        assert numbers_in(folder / "copy.db") == list(range(1, 1001))
 
 
 class TestStatesOfTheSource:

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DatabaseFileError, Deadline, Reason
-from ansible_collections.capsule.opstage.plugins.module_utils.write_back import BYTES_BETWEEN, WriteBack
+from ansible_collections.capsule.opstage.plugins.module_utils.write_back import (
+    BYTES_BETWEEN,
+    LONGEST_PAUSE_SECONDS,
+    WriteBack,
+)
 
 SECONDS_ALLOWED = 30.0
 
@@ -83,3 +87,13 @@ def test_what_the_disk_says_ends_the_copy(pipe: int) -> None:
 def test_what_the_disk_says_at_last_is_an_error(pipe: int) -> None:
     with WriteBack(pipe) as write_back, pytest.raises(DatabaseFileError, match="Invalid argument"):
         write_back.finish(Deadline(SECONDS_ALLOWED))
+
+
+def test_others_have_as_much_time_as_they_waited(tmp_path: Path, syncs: Callable[[], int]) -> None:
+    with (tmp_path / "file").open("wb") as file, WriteBack(file.fileno()) as write_back:
+        write_back.let_others_first(SECONDS_ALLOWED)
+        began = time.monotonic()
+        write_back.begin_last()
+        assert write_back.child.answer(Deadline(SECONDS_ALLOWED)) == {"result": {}}
+        assert LONGEST_PAUSE_SECONDS <= time.monotonic() - began < SECONDS_ALLOWED
+        assert syncs() == 1
