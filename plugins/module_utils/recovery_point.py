@@ -7,38 +7,63 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import re
 import shutil
 import socket
+import stat
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from typing import Any, Iterator, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any, Callable, Iterator, Mapping
 
 from .durable_files import make_private_folder, sync_folder, write_new_file
+from .manifest import (
+    MANIFEST_VERSION,
+    TIME_FORMAT,
+    ManifestError,
+    NewerManifestError,
+    format_manifest,
+    parse_manifest,
+)
 from .semantic_version import VersionError, parse_version
-from .sqlite_files import ProgressReport, utc_stamp
+from .sqlite_contents import Contents, ContentsError, read_contents
+from .sqlite_files import (
+    DatabaseFileError,
+    ProgressReport,
+    file_type,
+    found_status,
+    opened_folder,
+    opened_plain_file,
+    utc_stamp,
+)
 from .sqlite_snapshot import Snapshot, create_snapshot
 from .sqlite_verify import VerificationError, verify_database
 
-MANIFEST_VERSION = 1
 DATABASE_NAME = "opstage.db"
 MANIFEST_NAME = "manifest.json"
 PROJECT_FOLDER = "project"
-REASONS = ("manual", "pre-upgrade", "pre-restore", "pre-rollback")
+CLOCK_TOLERANCE = timedelta(hours=1)
+"""How far ahead of the clock a recovery point may lie before a clock is taken to be, or to have been, wrong."""
+
+REMOVED_PREFIX = ".removed-"
+"""How a recovery point's name begins while it is removed."""
+
+_VERIFY_LEVEL = "full"
 _PARTIAL_PREFIX = ".partial-"
-_IDENTIFIER = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-\d{6}Z-[a-z-]+")
-_NEEDED = (("database", "sha256"), ("opstage", "version"))
-"""What the parts of a manifest must have for a restore."""
+_IDENTIFIER = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-\d{6}Z-[a-z-]+", re.ASCII)
+_LARGEST_MANIFEST = 16 << 20
 _FREE_SPACE_RESERVE = 64 << 20
 """Bytes left free on the disk beside a new recovery point: the project's files, the manifest, and room to act."""
 
 
 class RecoveryPointError(Exception):
     """A recovery point cannot be made, found, read or used."""
+
+
+class NewerRecoveryPointError(RecoveryPointError):
+    """A recovery point was made by a newer collection, whose manifest this one cannot read."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +77,33 @@ class RecoveryPoint:
     def database(self) -> str:
         """Absolute path of the copy of the database."""
         return os.path.join(self.path, DATABASE_NAME)
+
+
+@dataclass(frozen=True)
+class FolderEntry:
+    """What has a name in the folder of a project's recovery points.
+
+    ``state``:
+
+    - ``whole``: a recovery point of the project, with its ``point``; the bytes of its database are not looked at
+    - ``damaged``: it has the name of a recovery point, and is not whole
+    - ``newer``: a recovery point that only a newer collection can read
+    - ``partial``: left by a backup that was cut off, or being made by one; the next backup removes it
+    - ``removed``: left by a removal that was cut off
+    - ``stray``: nothing of this collection
+
+    ``reason`` is a sentence that says why it has that state; empty when it is whole.
+    """
+
+    path: str
+    state: str
+    reason: str = ""
+    point: RecoveryPoint | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in the folder; the id of a recovery point."""
+        return os.path.basename(self.path)
 
 
 def project_root(root: str, project: str) -> str:
@@ -88,19 +140,24 @@ def create_recovery_point(
         os.mkdir(partial, 0o700)
         try:
             copy = os.path.join(partial, DATABASE_NAME)
-            snapshot = create_snapshot(deployment["database"], copy, progress=progress)
+            snapshot = create_snapshot(deployment["database"], copy, verify=_VERIFY_LEVEL, progress=progress)
+            contents = read_contents(copy)
             files = _copy_project_files(deployment, os.path.join(partial, PROJECT_FOLDER))
-            manifest = _describe(deployment, identifier, created, reason, method, snapshot, files, collection_version)
-            manifest["duration_seconds"] = round(time.monotonic() - began, 3)
-            write_new_file(
-                os.path.join(partial, MANIFEST_NAME), json.dumps(manifest, indent=2, sort_keys=True).encode() + b"\n"
+            manifest = _describe(
+                deployment, identifier, created, reason, method, snapshot, contents, files, collection_version
             )
+            manifest["duration_seconds"] = round(time.monotonic() - began, 3)
+            write_new_file(os.path.join(partial, MANIFEST_NAME), format_manifest(manifest))
             sync_folder(partial)
             final = os.path.join(parent, identifier)
             os.rename(partial, final)
             sync_folder(parent)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, ContentsError):
+                raise RecoveryPointError(str(error)) from error
+            if isinstance(error, ManifestError):
+                raise RecoveryPointError(f"{MANIFEST_NAME} {error}, from the deployment that was given.") from error
             raise
     return RecoveryPoint(final, manifest)
 
@@ -170,13 +227,14 @@ def _describe(
     reason: str,
     method: str,
     snapshot: Snapshot,
+    contents: Contents,
     files: list[dict[str, str]],
     collection_version: str,
 ) -> dict[str, Any]:
     return {
         "manifest_version": MANIFEST_VERSION,
         "id": identifier,
-        "created": created.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "created": created.strftime(TIME_FORMAT),
         "reason": reason,
         "method": method,
         "host": socket.gethostname(),
@@ -194,7 +252,11 @@ def _describe(
             "application_id": snapshot.application_id,
             "source_journal_mode": snapshot.source_journal_mode,
             "copied_by": snapshot.method,
+            "verify": _VERIFY_LEVEL,
             "integrity": snapshot.integrity,
+            "foreign_key_violations": snapshot.foreign_key_violations,
+            "schema_sha256": contents.schema_sha256,
+            "tables": contents.tables,
         },
         "project_files": files,
         "collection_version": collection_version,
@@ -202,67 +264,168 @@ def _describe(
 
 
 def list_recovery_points(root: str, project: str) -> list[str]:
-    """Return the folders of the project's recovery points, oldest first; raises RecoveryPointError."""
+    """Return what has the name of a recovery point of the project, as paths in the order of the names, which begin
+    with the time; raises RecoveryPointError.
+    """
     parent = project_root(root, project)
+    return [os.path.join(parent, name) for name in _names_in(parent) if _IDENTIFIER.fullmatch(name)]
+
+
+def _names_in(parent: str) -> list[str]:
     try:
-        names = os.listdir(parent)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
+        with opened_folder(parent) as folder:
+            return sorted(os.listdir(folder))
+    except (DatabaseFileError, OSError) as error:
+        if not os.path.lexists(parent):
+            return []
         raise RecoveryPointError(f"{parent} cannot be read: {error}") from error
-    names = [name for name in names if _IDENTIFIER.fullmatch(name)]
-    return [os.path.join(parent, name) for name in sorted(names)]
 
 
-def find_recovery_point(root: str, project: str, wanted: str) -> RecoveryPoint:
-    """Return the recovery point that `wanted` names: `latest`, an id, or the path of its folder.
+def examine_recovery_points(root: str, project: str) -> list[FolderEntry]:
+    """Return all that lies in the folder of the project's recovery points, in the order of the names.
 
-    Raises RecoveryPointError when there is none, or its manifest cannot be read.
+    What cannot be read is an entry that says so. No link is followed, and what disappears meanwhile is left out.
+    Raises RecoveryPointError when the folder itself cannot be read.
+    """
+    parent = project_root(root, project)
+    entries = [_examine(os.path.join(parent, name), project) for name in _names_in(parent)]
+    return [entry for entry in entries if entry is not None]
+
+
+def _examine(path: str, project: str) -> FolderEntry | None:
+    """Say what there is at `path`; None when there is nothing (any more)."""
+    try:
+        name = os.path.basename(path)
+        status = found_status(path)
+        if status is None:
+            return None
+        if name.startswith(_PARTIAL_PREFIX):
+            return FolderEntry(
+                path, "partial", f"{path} was left by a backup that was cut off, or one is making it now."
+            )
+        if name.startswith(REMOVED_PREFIX):
+            return FolderEntry(path, "removed", f"{path} was left by a removal that was cut off.")
+        if not _IDENTIFIER.fullmatch(name) or not stat.S_ISDIR(status.st_mode):
+            kind = "a file" if stat.S_ISREG(status.st_mode) else file_type(status)
+            return FolderEntry(path, "stray", f"{path} is {kind} that no backup made: move it elsewhere.")
+        point = read_recovery_point(path)
+        _require_own(point, project)
+    except NewerRecoveryPointError as error:
+        return FolderEntry(path, "newer", str(error))
+    except (RecoveryPointError, OSError) as error:
+        return FolderEntry(path, "damaged", str(error)) if os.path.lexists(path) else None
+    return FolderEntry(path, "whole", point=point)
+
+
+def _require_own(point: RecoveryPoint, project: str) -> None:
+    """Raise RecoveryPointError when a recovery point in a project's folder was made elsewhere or has another name."""
+    for name, expected in (("project", project), ("id", os.path.basename(point.path))):
+        found = point.manifest[name]
+        if found != expected:
+            raise RecoveryPointError(
+                f"{point.path} was not made here: its manifest has the {name} {found!r}, expected {expected!r}. "
+                "Move it elsewhere, and name its path where it is to be used."
+            )
+
+
+def find_recovery_point(
+    root: str, project: str, wanted: str, warn: Callable[[str], None] | None = None
+) -> RecoveryPoint:
+    """Return the recovery point that `wanted` names: `latest`, an id, or the absolute path of its folder.
+
+    `latest` is the whole one with the newest time in its manifest, of several with one time that with the greatest id.
+    One more than CLOCK_TOLERANCE in the future counts only where there is no other: a clock was wrong when it was
+    made, or is now. `warn` is told of each that was passed over and seems newer, and why.
+    Raises RecoveryPointError when there is none, or it is not whole.
     """
     if os.path.isabs(wanted):
         return read_recovery_point(wanted)
-    points = list_recovery_points(root, project)
+    parent = project_root(root, project)
     if wanted == "latest":
-        if not points:
-            raise RecoveryPointError(f"{project_root(root, project)} holds no recovery point yet.")
-        return read_recovery_point(points[-1])
-    for path in points:
-        if os.path.basename(path) == wanted:
-            return read_recovery_point(path)
-    newest = ", ".join(os.path.basename(path) for path in points[-3:]) or "none"
-    raise RecoveryPointError(
-        f"{project_root(root, project)} holds no recovery point {wanted!r}. Expected `latest`, an id or an absolute "
-        f"path; the newest of {len(points)}: {newest}."
+        return _latest(parent, examine_recovery_points(root, project), warn or _ignore)
+    entry = _examine(os.path.join(parent, wanted), project) if _IDENTIFIER.fullmatch(wanted) else None
+    if entry is None:
+        points = list_recovery_points(root, project)
+        newest = ", ".join(os.path.basename(path) for path in points[-3:]) or "none"
+        raise RecoveryPointError(
+            f"{parent} holds no recovery point {wanted!r}. Expected `latest`, an id or an absolute path; the newest of "
+            f"{len(points)}: {newest}."
+        )
+    if entry.point is None:
+        raise RecoveryPointError(entry.reason)
+    return entry.point
+
+
+def _ignore(_warning: str) -> None:
+    """Warn nobody."""
+
+
+def _latest(parent: str, entries: list[FolderEntry], warn: Callable[[str], None]) -> RecoveryPoint:
+    points = sorted(
+        (entry.point for entry in entries if entry.point is not None),
+        key=lambda point: (point.manifest["created"], point.manifest["id"]),
     )
+    unusable = [entry for entry in entries if entry.state in ("damaged", "newer")]
+    if not points:
+        reasons = " ".join(entry.reason for entry in unusable[-3:])
+        raise RecoveryPointError(f"{parent} holds no recovery point that can be used. {reasons}".rstrip())
+    bound = (datetime.now(timezone.utc) + CLOCK_TOLERANCE).strftime(TIME_FORMAT)
+    present = [point for point in points if point.manifest["created"] <= bound]
+    chosen = (present or points)[-1]
+    for entry in unusable:
+        if entry.name > chosen.manifest["id"]:
+            warn(f"Passed over for `latest`: {entry.reason}")
+    for point in points[len(present) :]:
+        made = f"{point.path} was made at {point.manifest['created']}, which is in the future"
+        if present:
+            warn(f"Passed over for `latest`: {made}; a clock was wrong then, or is now. Name its id to use it.")
+        elif point is chosen:
+            warn(f"Taken as `latest`: {made}, as all recovery points here are. Look at the clock of this host.")
+    return chosen
 
 
 def read_recovery_point(path: str) -> RecoveryPoint:
-    """Return the recovery point in the folder `path`; raises RecoveryPointError when it is not whole."""
-    manifest_path = os.path.join(path, MANIFEST_NAME)
+    """Return the recovery point in the folder `path`; raises RecoveryPointError when it is not whole.
+
+    It is whole when its manifest is valid and its database has the size that the manifest says; its bytes are for
+    verify_recovery_point. No link is followed from the last part of `path` on.
+    """
     try:
-        with open(manifest_path, encoding="utf-8") as stream:
-            manifest = json.load(stream)
-    except FileNotFoundError as error:
-        raise RecoveryPointError(f"{path} is no recovery point: it has no {MANIFEST_NAME}.") from error
-    except (OSError, ValueError) as error:
-        raise RecoveryPointError(f"{manifest_path} cannot be read: {error}") from error
-    found = manifest.get("manifest_version") if isinstance(manifest, dict) else None
-    if found != MANIFEST_VERSION:
-        raise RecoveryPointError(
-            f"{manifest_path} has manifest version {found}, expected {MANIFEST_VERSION}: "
-            "it was made by another version of this collection, or damaged."
-        )
-    missing = [name for name in ("id", "database", "opstage", "image", "project") if name not in manifest]
-    missing = missing or [f"{part}.{name}" for part, name in _NEEDED if not _has(manifest[part], name)]
-    if missing:
-        raise RecoveryPointError(f"{manifest_path} is not whole: it lacks {', '.join(missing)}.")
-    if not os.path.isfile(os.path.join(path, DATABASE_NAME)):
-        raise RecoveryPointError(f"{path} is not whole: it has no {DATABASE_NAME}.")
+        with opened_folder(path) as folder:
+            manifest = _read_manifest(path, folder)
+            _require_database(path, folder, manifest["database"]["size"])
+    except NewerManifestError as error:
+        raise NewerRecoveryPointError(f"{path} {error}") from error
+    except ManifestError as error:
+        raise RecoveryPointError(f"{path} is damaged: its {MANIFEST_NAME} {error}") from error
+    except (DatabaseFileError, OSError) as error:
+        raise RecoveryPointError(f"{path} cannot be read as a recovery point: {error}") from error
     return RecoveryPoint(path, manifest)
 
 
-def _has(part: object, name: str) -> bool:
-    return isinstance(part, dict) and name in part
+def _read_manifest(path: str, folder: int) -> dict[str, Any]:
+    if MANIFEST_NAME not in os.listdir(folder):
+        raise RecoveryPointError(f"{path} is no recovery point, or not whole: it has no {MANIFEST_NAME}.")
+    with opened_plain_file(MANIFEST_NAME, folder) as descriptor:
+        size = os.fstat(descriptor).st_size
+        if size > _LARGEST_MANIFEST:
+            raise ManifestError(f"has {size} bytes, expected are at most {_LARGEST_MANIFEST}")
+        with open(descriptor, "rb", closefd=False) as stream:
+            return parse_manifest(stream.read(_LARGEST_MANIFEST))
+
+
+def _require_database(path: str, folder: int, expected: int) -> None:
+    try:
+        status = os.stat(DATABASE_NAME, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError as error:
+        raise RecoveryPointError(f"{path} is not whole: it has no {DATABASE_NAME}.") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise RecoveryPointError(f"{path} is damaged: its {DATABASE_NAME} is {file_type(status)}, expected a file.")
+    if status.st_size != expected:
+        raise RecoveryPointError(
+            f"{path} is damaged: its {DATABASE_NAME} has {status.st_size} bytes, its manifest says {expected}. "
+            "Choose another recovery point."
+        )
 
 
 def require_same_or_newer(manifest: Mapping[str, Any], version: str | None) -> None:

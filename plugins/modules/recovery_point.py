@@ -42,7 +42,7 @@ options:
     description: Why the recovery point is made; part of its name.
     type: str
     default: manual
-    choices: [manual, pre-upgrade, pre-restore, pre-rollback]
+    choices: [manual, scheduled, pre-upgrade, pre-restore, pre-rollback]
   method:
     description: Whether the service is running or has been stopped for it. Recorded in the manifest.
     type: str
@@ -86,7 +86,7 @@ sha256:
   returned: success, when one was made
   type: str
 manifest:
-  description: What the manifest holds.
+  description: What the manifest holds, as docs/manifest.schema.json of this collection describes it.
   returned: success, when one was made
   type: dict
 damage:
@@ -98,9 +98,9 @@ damage:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.collection import VERSION
 from ansible_collections.capsule.opstage.plugins.module_utils.durable_files import PrivateFolderError
+from ansible_collections.capsule.opstage.plugins.module_utils.manifest import METHODS, REASONS
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
-    REASONS,
     RecoveryPointError,
     create_recovery_point,
 )
@@ -118,7 +118,7 @@ def main() -> None:
             "deployment": {"type": "dict", "required": True},
             "root": {"type": "path", "default": "/var/backups/opstage"},
             "reason": {"type": "str", "default": "manual", "choices": list(REASONS)},
-            "method": {"type": "str", "default": "online", "choices": ["online", "offline"]},
+            "method": {"type": "str", "default": "online", "choices": list(METHODS)},
             "allow_damaged": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
         },

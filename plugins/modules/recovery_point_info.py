@@ -34,7 +34,13 @@ options:
     type: str
     required: true
   recovery_point:
-    description: V(latest), the id of a recovery point, or the absolute path of its folder.
+    description:
+      - V(latest), the id of a recovery point, or the absolute path of its folder.
+      - V(latest) is the whole one that was made last by the time in its manifest, of several with one time that with
+        the greatest id. A warning names each that was passed over and seems newer, because it is damaged or made by a
+        newer collection.
+      - One that lies more than an hour in the future is passed over with a warning, since a clock was wrong when it was
+        made or is now, unless there is no other.
     type: str
     required: true
   root:
@@ -73,7 +79,7 @@ sha256:
   returned: success
   type: str
 manifest:
-  description: What the manifest holds.
+  description: What the manifest holds, as docs/manifest.schema.json of this collection describes it.
   returned: success
   type: dict
 """
@@ -102,7 +108,9 @@ def main() -> None:
     )
     parameters = module.params
     try:
-        point = find_recovery_point(parameters["root"], parameters["project"], parameters["recovery_point"])
+        point = find_recovery_point(
+            parameters["root"], parameters["project"], parameters["recovery_point"], module.warn
+        )
         require_same_or_newer(point.manifest, parameters["version"])
         with ProgressFile(parameters["progress_file"], module.warn) as progress:
             verify_recovery_point(point, progress)

@@ -9,17 +9,20 @@ import socket
 import sqlite3
 import stat
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.capsule.opstage.plugins.module_utils import recovery_point
+from ansible_collections.capsule.opstage.plugins.module_utils import recovery_point, sqlite_contents
 from ansible_collections.capsule.opstage.plugins.module_utils.durable_files import PrivateFolderError
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
+    NewerRecoveryPointError,
     RecoveryPoint,
     RecoveryPointError,
     create_recovery_point,
+    examine_recovery_points,
     find_recovery_point,
     list_recovery_points,
     read_recovery_point,
@@ -106,10 +109,13 @@ class TestCreate:
         size = (folder / "opstage.db").stat().st_size
         assert (manifest["database"]["sha256"], manifest["database"]["size"]) == (digest, size)
         assert manifest["database"]["integrity"] == "ok"
+        assert (manifest["database"]["verify"], manifest["database"]["foreign_key_violations"]) == ("full", 0)
+        assert manifest["database"]["tables"] == {"entries": {"columns": ["number", "text"], "rows": 20}}
+        assert re.fullmatch("[0-9a-f]{64}", manifest["database"]["schema_sha256"])
         assert manifest["database"]["source_journal_mode"] == "wal"
         assert before <= manifest["created"] <= datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         expected = {
-            "manifest_version": 1,
+            "manifest_version": 2,
             "id": folder.name,
             "reason": "pre-upgrade",
             "method": "offline",
@@ -137,6 +143,36 @@ class TestCreate:
         verify_recovery_point(point, reports.append)
         assert {report.phase for report in reports} == {"verifying"}
         assert reports[-1].total == Path(point.database).stat().st_size
+
+    def test_rows_whose_parent_is_missing_are_counted(self, deployment: dict[str, Any], root: Path) -> None:
+        with closing(sqlite3.connect(deployment["database"])) as connection, connection:
+            connection.execute("CREATE TABLE children (parent REFERENCES entries (number))")
+            connection.execute("INSERT INTO children VALUES (1), (999), (1000)")
+        database = create(deployment, root).manifest["database"]
+        assert database["foreign_key_violations"] == 2
+        assert database["tables"]["children"] == {"columns": ["parent"], "rows": 3}
+
+    def test_the_schema_hash_tells_a_migration(self, deployment: dict[str, Any], root: Path) -> None:
+        def schema() -> str:
+            return str(create(deployment, root, "scheduled").manifest["database"]["schema_sha256"])
+
+        before = schema()
+        with closing(sqlite3.connect(deployment["database"])) as connection, connection:
+            connection.execute("INSERT INTO entries VALUES (1000, 'more')")
+        assert schema() == before
+        with closing(sqlite3.connect(deployment["database"])) as connection, connection:
+            connection.execute("ALTER TABLE entries ADD COLUMN added")
+        assert schema() != before
+
+    def test_what_only_the_application_can_read_is_no_failure(self, deployment: dict[str, Any], root: Path) -> None:
+        with closing(sqlite3.connect(deployment["database"])) as connection, connection:
+            connection.create_collation("own", lambda one, other: (one > other) - (one < other))
+            connection.execute("CREATE TABLE keyed (key TEXT COLLATE own PRIMARY KEY) WITHOUT ROWID")
+            connection.execute("INSERT INTO keyed VALUES ('a')")
+        database = create(deployment, root).manifest["database"]
+        assert database["integrity"] == "partly checked"
+        assert database["tables"]["keyed"] == {"columns": ["key"], "rows": None}
+        assert database["tables"]["entries"]["rows"] == 20
 
     def test_everything_is_private(self, deployment: dict[str, Any], root: Path) -> None:
         point = create(deployment, root)
@@ -211,6 +247,19 @@ class TestNothingIsLeft:
         files = [*deployment["config_files"], str(other)]
         with pytest.raises(RecoveryPointError, match=r"Two files of the project have the name compose\.yml"):
             create({**deployment, "config_files": files}, root)
+
+    @pytest.mark.parametrize("image", ["user:hunter2@registry.example/opstage:0.2.0", "https://a:hunter2@b/c"])
+    def test_of_an_image_with_a_password(self, deployment: dict[str, Any], root: Path, image: str) -> None:
+        with pytest.raises(RecoveryPointError, match=r"manifest\.json is not valid: image\.image: found ") as caught:
+            create({**deployment, "image": image}, root)
+        assert "hunter2" not in str(caught.value)
+
+    def test_of_contents_that_cannot_be_read(
+        self, deployment: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sqlite_contents, "_MOST_CHARACTERS", 10)
+        with pytest.raises(RecoveryPointError, match=r"reading the contents of .*opstage\.db: the names of its tables"):
+            create(deployment, root)
 
     @pytest.mark.parametrize("step", ["write_new_file", "sync_folder", "_describe"])
     @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
@@ -307,6 +356,22 @@ class TestOneAtATime:
         create(deployment, root)
 
 
+def move_in_time(point: RecoveryPoint, moment: datetime) -> RecoveryPoint:
+    """Let a recovery point have been made at another time: its folder, its id and its manifest."""
+    name = moment.strftime("%Y-%m-%dT%H-%M-%S-%fZ-") + point.manifest["reason"]
+    change_manifest(point, id=name, created=moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+    path = os.path.join(os.path.dirname(point.path), name)
+    os.rename(point.path, path)
+    return read_recovery_point(path)
+
+
+def first_version(point: RecoveryPoint) -> None:
+    """Let the manifest be as it was written before version 2."""
+    added = ("verify", "foreign_key_violations", "schema_sha256", "tables")
+    database = {name: value for name, value in point.manifest["database"].items() if name not in added}
+    change_manifest(point, manifest_version=1, database=database)
+
+
 class TestFind:
     @pytest.fixture
     def points(self, deployment: dict[str, Any], root: Path) -> list[RecoveryPoint]:
@@ -315,16 +380,21 @@ class TestFind:
             (root / "opstage" / name).mkdir()
         return points
 
+    def latest(self, root: Path) -> tuple[RecoveryPoint, list[str]]:
+        """The latest, and the warnings."""
+        warnings: list[str] = []
+        return find_recovery_point(str(root), "opstage", "latest", warnings.append), warnings
+
     def test_the_list_is_oldest_first(self, points: list[RecoveryPoint], root: Path) -> None:
         assert list_recovery_points(str(root), "opstage") == [point.path for point in points]
 
     def test_by_name(self, points: list[RecoveryPoint], root: Path) -> None:
-        assert find_recovery_point(str(root), "opstage", "latest") == points[2]
+        assert self.latest(root) == (points[2], [])
         for point in points:
             assert find_recovery_point(str(root), "opstage", os.path.basename(point.path)) == point
             assert find_recovery_point("/nowhere", "other", point.path) == point
 
-    @pytest.mark.parametrize("wanted", ["Latest", "", "2026", "../opstage", "zzz"])
+    @pytest.mark.parametrize("wanted", ["Latest", "", "2026", "../opstage", "zzz", "."])
     def test_no_such_name(self, points: list[RecoveryPoint], root: Path, wanted: str) -> None:
         with pytest.raises(RecoveryPointError, match="holds no recovery point") as caught:
             find_recovery_point(str(root), "opstage", wanted)
@@ -332,16 +402,154 @@ class TestFind:
 
     def test_none_yet(self, root: Path) -> None:
         assert list_recovery_points(str(root), "opstage") == []
-        with pytest.raises(RecoveryPointError, match=f"{root}/opstage holds no recovery point yet"):
+        with pytest.raises(RecoveryPointError, match=f"{root}/opstage holds no recovery point that can be used\\.$"):
             find_recovery_point(str(root), "opstage", "latest")
         with pytest.raises(RecoveryPointError, match="the newest of 0: none"):
             find_recovery_point(str(root), "opstage", "2026-11-22T02-15-00-000000Z-manual")
 
-    def test_a_folder_that_cannot_be_listed(self, root: Path) -> None:
+    def test_a_folder_that_cannot_be_listed(self, root: Path, tmp_path: Path) -> None:
         root.mkdir()
         (root / "opstage").write_bytes(b"")
         with pytest.raises(RecoveryPointError, match=f"{root}/opstage cannot be read"):
             find_recovery_point(str(root), "opstage", "latest")
+        os.unlink(root / "opstage")
+        (root / "opstage").symlink_to(tmp_path)
+        with pytest.raises(RecoveryPointError, match=f"{root}/opstage cannot be read: .* is a symbolic link"):
+            find_recovery_point(str(root), "opstage", "latest")
+
+    def test_the_latest_is_not_the_one_with_the_greatest_name(self, points: list[RecoveryPoint], root: Path) -> None:
+        change_manifest(
+            points[0], created=points[2].manifest["created"].replace("Z", "").rpartition(".")[0] + ".999999Z"
+        )
+        latest, warnings = self.latest(root)
+        assert (latest.path, warnings) == (points[0].path, [])
+
+    def test_of_several_at_one_time_the_one_with_the_greatest_id(self, points: list[RecoveryPoint], root: Path) -> None:
+        for point in points:
+            change_manifest(point, created="2026-11-22T02:15:00.000000Z")
+        assert self.latest(root)[0].path == points[2].path
+
+    def test_what_cannot_be_read_is_passed_over_with_a_warning(self, points: list[RecoveryPoint], root: Path) -> None:
+        os.unlink(f"{points[0].path}/manifest.json")
+        assert self.latest(root) == (points[2], [])
+        os.unlink(points[2].database)
+        assert self.latest(root) == (
+            points[1],
+            [f"Passed over for `latest`: {points[2].path} is not whole: it has no opstage.db."],
+        )
+        change_manifest(points[1], manifest_version=3, collection_version="9.8.7")
+        with pytest.raises(RecoveryPointError, match="holds no recovery point that can be used") as caught:
+            self.latest(root)
+        for point in points:
+            assert point.path in str(caught.value)
+        assert "made by a newer collection (9.8.7)" in str(caught.value)
+
+    def test_one_from_another_collection_is_passed_over(self, points: list[RecoveryPoint], root: Path) -> None:
+        change_manifest(points[2], manifest_version=3, collection_version="9.8.7")
+        latest, warnings = self.latest(root)
+        assert latest == points[1]
+        assert [warning for warning in warnings if "newer collection (9.8.7)" in warning] == warnings != []
+
+    def test_one_from_the_future_is_passed_over_with_a_warning(self, points: list[RecoveryPoint], root: Path) -> None:
+        future = move_in_time(points[0], datetime.now(UTC) + timedelta(minutes=61))
+        latest, warnings = self.latest(root)
+        assert latest == points[2]
+        assert warnings == [
+            f"Passed over for `latest`: {future.path} was made at {future.manifest['created']}, which is in the "
+            "future; a clock was wrong then, or is now. Name its id to use it."
+        ]
+        assert find_recovery_point(str(root), "opstage", os.path.basename(future.path)) == future
+
+    def test_a_clock_that_differs_a_little_is_no_matter(self, points: list[RecoveryPoint], root: Path) -> None:
+        ahead = move_in_time(points[0], datetime.now(UTC) + timedelta(minutes=59))
+        assert self.latest(root) == (ahead, [])
+
+    def test_where_all_are_from_the_future_the_newest(self, points: list[RecoveryPoint], root: Path) -> None:
+        now = datetime.now(UTC)
+        moved = [move_in_time(point, now + timedelta(days=days)) for point, days in zip(points, (2, 3, 1), strict=True)]
+        latest, warnings = self.latest(root)
+        assert latest == moved[1]
+        assert len(warnings) == 1
+        assert "Look at the clock of this host" in warnings[0]
+
+    @pytest.mark.parametrize(
+        ("change", "words"), [({"project": "other"}, "has the project 'other'"), ({}, "has the id ")]
+    )
+    def test_one_that_was_put_there_is_not_taken(
+        self, points: list[RecoveryPoint], root: Path, change: dict[str, str], words: str
+    ) -> None:
+        name = points[2].manifest["id"] if change else "2026-12-24T00-00-00-000000Z-manual"
+        change_manifest(points[2], **change)
+        put = root / "opstage" / name
+        os.rename(points[2].path, put)
+        latest, warnings = self.latest(root)
+        assert latest == points[1]
+        assert words in warnings[0]
+        with pytest.raises(RecoveryPointError, match=f"{put} was not made here: its manifest {words}"):
+            find_recovery_point(str(root), "opstage", name)
+        assert find_recovery_point(str(root), "opstage", str(put)).path == str(put)
+
+
+class TestExamine:
+    def test_all_that_is_there(self, deployment: dict[str, Any], root: Path, tmp_path: Path) -> None:
+        whole, older = create(deployment, root), create(deployment, root)
+        first_version(older)
+        newer, damaged, without, linked = (create(deployment, root) for _number in range(4))
+        change_manifest(newer, manifest_version=3)
+        change_manifest(damaged, database={**damaged.manifest["database"], "sha256": "x"})
+        os.unlink(f"{without.path}/manifest.json")
+        os.rename(linked.path, tmp_path / "elsewhere")
+        os.symlink(tmp_path / "elsewhere", linked.path)
+        folder = root / "opstage"
+        (folder / ".partial-2026-11-22T02-15-00-000000Z-manual").mkdir()
+        (folder / ".removed-2026-11-22T02-15-00-000000Z-manual").mkdir()
+        (folder / "dump.db").write_bytes(b"")
+        (folder / "2026-11-22T02-15-00-000000Z-manual").write_bytes(b"")
+        (folder / "old").mkdir()
+        os.mkfifo(folder / "pipe")
+        entries = examine_recovery_points(str(root), "opstage")
+        assert [entry.name for entry in entries] == names_in(folder)
+        found = {entry.name: entry for entry in entries}
+        assert {name: entry.state for name, entry in found.items()} == {
+            os.path.basename(whole.path): "whole",
+            os.path.basename(older.path): "whole",
+            os.path.basename(newer.path): "newer",
+            os.path.basename(damaged.path): "damaged",
+            os.path.basename(without.path): "damaged",
+            os.path.basename(linked.path): "stray",
+            ".partial-2026-11-22T02-15-00-000000Z-manual": "partial",
+            ".removed-2026-11-22T02-15-00-000000Z-manual": "removed",
+            "dump.db": "stray",
+            "2026-11-22T02-15-00-000000Z-manual": "stray",
+            "old": "stray",
+            "pipe": "stray",
+        }
+        assert found[os.path.basename(whole.path)].point == whole
+        assert [entry.name for entry in entries if (entry.point is None) != bool(entry.reason)] == []
+        assert all(str(folder / entry.name) in entry.reason for entry in entries if entry.state != "whole")
+        assert "database.sha256: found" in found[os.path.basename(damaged.path)].reason
+        assert "has no manifest.json" in found[os.path.basename(without.path)].reason
+        assert "is a symbolic link that" in found[os.path.basename(linked.path)].reason
+        assert "is a file that" in found["dump.db"].reason
+        assert "is a folder that" in found["old"].reason
+        assert "is a FIFO that" in found["pipe"].reason
+
+    def test_nothing_there(self, root: Path) -> None:
+        assert examine_recovery_points(str(root), "opstage") == []
+
+    def test_one_that_disappears_meanwhile_is_left_out(
+        self, deployment: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = create(deployment, root), create(deployment, root)
+        read = recovery_point.read_recovery_point
+
+        def removed(path: str) -> RecoveryPoint:
+            if path == first.path:
+                shutil.rmtree(path)
+            return read(path)
+
+        monkeypatch.setattr(recovery_point, "read_recovery_point", removed)
+        assert [entry.path for entry in examine_recovery_points(str(root), "opstage")] == [second.path]
 
 
 class TestRead:
@@ -358,41 +566,73 @@ class TestRead:
     def test_back(self, point: RecoveryPoint) -> None:
         assert read_recovery_point(point.path) == point
 
+    def test_one_of_an_older_collection(self, point: RecoveryPoint) -> None:
+        first_version(point)
+        old = read_recovery_point(point.path)
+        assert "tables" not in old.manifest["database"]
+        verify_recovery_point(old)
+
+    def test_one_of_a_newer_collection(self, point: RecoveryPoint) -> None:
+        change_manifest(point, manifest_version=3, collection_version="1.2.3", database=None)
+        assert f"{point.path} was made by a newer collection (1.2.3)" in self.refusal(point)
+        with pytest.raises(NewerRecoveryPointError):
+            read_recovery_point(point.path)
+
     def test_no_manifest(self, point: RecoveryPoint) -> None:
         os.unlink(f"{point.path}/manifest.json")
-        assert "is no recovery point: it has no manifest.json" in self.refusal(point)
+        assert "is no recovery point, or not whole: it has no manifest.json" in self.refusal(point)
 
-    @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"manifest_version": 1'])
+    def test_no_folder(self, point: RecoveryPoint) -> None:
+        shutil.rmtree(point.path)
+        assert f"there is no folder {point.path}" in self.refusal(point)
+        Path(point.path).write_bytes(b"")
+        assert "a folder is expected" in self.refusal(point)
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"manifest_version": 1', b"[" * 100_000])
     def test_no_json(self, point: RecoveryPoint, content: bytes) -> None:
         (Path(point.path) / "manifest.json").write_bytes(content)
-        assert "manifest.json cannot be read" in self.refusal(point)
+        assert "is damaged: its manifest.json is no JSON" in self.refusal(point)
 
     @pytest.mark.parametrize("content", ["[]", "null", '"text"', "{}", '{"manifest_version": null}'])
     def test_no_manifest_in_it(self, point: RecoveryPoint, content: str) -> None:
         (Path(point.path) / "manifest.json").write_text(content)
-        assert "has manifest version None, expected 1" in self.refusal(point)
+        assert "is damaged: its manifest.json is not valid: " in self.refusal(point)
 
-    @pytest.mark.parametrize("version", [0, 2, "1"])
-    def test_another_version(self, point: RecoveryPoint, version: object) -> None:
-        change_manifest(point, manifest_version=version)
-        assert f"has manifest version {version}, expected 1" in self.refusal(point)
+    def test_a_value_that_cannot_be(self, point: RecoveryPoint) -> None:
+        change_manifest(point, opstage={**point.manifest["opstage"], "version": 2})
+        assert "is not valid: opstage.version: found 2, expected string or null" in self.refusal(point)
 
-    @pytest.mark.parametrize("name", ["id", "database", "opstage", "image", "project"])
-    def test_a_key_is_missing(self, point: RecoveryPoint, name: str) -> None:
-        change_manifest(point, **{name: None})
-        assert f"manifest.json is not whole: it lacks {name}." in self.refusal(point)
+    def test_a_manifest_without_end(self, point: RecoveryPoint) -> None:
+        with open(f"{point.path}/manifest.json", "ab") as stream:
+            stream.truncate((16 << 20) + 1)
+        assert "manifest.json has 16777217 bytes, expected are at most 16777216" in self.refusal(point)
 
-    @pytest.mark.parametrize("value", [{}, [], "sha256", 1])
-    @pytest.mark.parametrize(("name", "lacking"), [("database", "database.sha256"), ("opstage", "opstage.version")])
-    def test_a_part_is_not_what_it_should_be(
-        self, point: RecoveryPoint, name: str, lacking: str, value: object
-    ) -> None:
-        change_manifest(point, **{name: value})
-        assert f"manifest.json is not whole: it lacks {lacking}." in self.refusal(point)
+    @pytest.mark.parametrize("name", ["manifest.json", "opstage.db"])
+    def test_a_link_is_not_followed(self, point: RecoveryPoint, tmp_path: Path, name: str) -> None:
+        os.rename(f"{point.path}/{name}", tmp_path / "elsewhere")
+        os.symlink(tmp_path / "elsewhere", f"{point.path}/{name}")
+        assert f"{name} is a symbolic link" in self.refusal(point)
+
+    def test_a_folder_that_is_a_link_is_not_followed(self, point: RecoveryPoint, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(point.path)
+        with pytest.raises(RecoveryPointError, match=f"is a symbolic link; .*name the folder itself, .*{point.path}"):
+            read_recovery_point(str(tmp_path / "link"))
+
+    @pytest.mark.parametrize("name", ["manifest.json", "opstage.db"])
+    def test_a_fifo_does_not_hang_it(self, point: RecoveryPoint, name: str) -> None:
+        os.unlink(f"{point.path}/{name}")
+        os.mkfifo(f"{point.path}/{name}")
+        assert f"{name} is a FIFO" in self.refusal(point)
 
     def test_no_database(self, point: RecoveryPoint) -> None:
         os.unlink(point.database)
         assert "is not whole: it has no opstage.db" in self.refusal(point)
+
+    @pytest.mark.parametrize("size", [0, 8191, 8193])
+    def test_a_database_of_another_size(self, point: RecoveryPoint, size: int) -> None:
+        assert point.manifest["database"]["size"] == 8192
+        os.truncate(point.database, size)
+        assert f"is damaged: its opstage.db has {size} bytes, its manifest says 8192" in self.refusal(point)
 
 
 class TestVerify:
