@@ -220,9 +220,8 @@ class _Copy:
     def _copy_file(self, view: View) -> str:
         """Copy the database file in one go, and return the method."""
         size = self._source.size
-        write_back = self._write_back if view.journal_mode == "wal" else None
         copier = ByteCopier(
-            self._source.descriptor, self._staged.descriptor, size, self._deadline, self._report, write_back
+            self._source.descriptor, self._staged.descriptor, size, self._deadline, self._report, self._write_back
         )
         if clone(self._source.descriptor, self._staged.descriptor):
             copier.tell(size)

@@ -22,6 +22,7 @@ SECONDS_BEFORE = 0.2
 SECONDS_AFTER = 0.3
 """How long the writer is watched after a copy: its first checkpoint, which the copy held back, comes then."""
 LEAST_BOUND = 8.0
+COMMITS_THAT_FILL_A_LOG = 500
 IDLE_TIMES_ALLOWED = 4
 IDLE_BOUND = 300.0
 
@@ -73,7 +74,7 @@ class Bench:
     def measure(self, cell: Cell, tool: str, database: Path) -> Sample:
         """One run of a tool beside a writer of its own, from a disk that has nothing left to write."""
         dest = database.parent.parent / "copy.db"
-        commands = self.tools.commands(tool, database, dest, seconds_of_nothing(cell.megabytes))
+        commands = self.tools.commands(tool, database, dest, seconds_of_nothing(cell))
         read_all(database)
         os.sync()
         try:
@@ -111,9 +112,13 @@ def read_all(path: Path) -> None:
             pass
 
 
-def seconds_of_nothing(megabytes: int) -> float:
-    """How long the writer is watched without a copy: about as long as a copy takes, and a second at least."""
-    return max(1.0, 2 * megabytes / LARGE_MEGABYTES)
+def seconds_of_nothing(cell: Cell) -> float:
+    """How long the writer is watched without a copy: about as long as a copy takes, and a second at least.
+
+    A slow one for as long as it takes to fill a log, so that its checkpoint is seen too.
+    """
+    filling = COMMITS_THAT_FILL_A_LOG / cell.rate if cell.rate else 0.0
+    return max(1.0, 2 * cell.megabytes / LARGE_MEGABYTES, filling)
 
 
 def find_fault(copy: Path, source: Path) -> str:

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from bench import large, verification
 from bench.cells import IDLE_TIMES_ALLOWED, LEAST_BOUND, SECONDS_AFTER
 from bench.database import MEGABYTE
-from bench.goals import goals
+from bench.goals import LARGE, goals, seconds
 from bench.results import Cell, Figures, Results, Sample, describe_size, summarize
-from bench.tools import CP, DESCRIPTIONS, NOTHING
+from bench.tools import COPY, CP, DESCRIPTIONS, NOTHING
 
 HEADINGS = ("tool", "seconds", f"times {CP}", "p50, ms", "p99, ms", "worst, ms", "commits/s", "-wal, MB")
 
@@ -89,7 +90,14 @@ def memory_rows(results: Results) -> list[Sequence[str]]:
 
 def verification_rows(results: Results) -> list[Sequence[str]]:
     """The checks one by one."""
-    steps = (verification.INTEGRITY, verification.FOREIGN_KEYS, verification.SHA256SUM, verification.HASHLIB)
+    steps = (
+        verification.INTEGRITY,
+        verification.PAIR,
+        verification.QUICK_CHECK,
+        verification.FOREIGN_KEYS,
+        verification.SHA256SUM,
+        verification.HASHLIB,
+    )
     found = [(step, results.time(verification.PART, step)) for step in steps]
     return [("check of the finished copy", "seconds"), *((step, f"{time:.2f}") for step, time in found if time)]
 
@@ -107,8 +115,29 @@ def other_lines(results: Results) -> Iterator[str]:
     if large.PART in results.facts:
         found = results.time(large.PART, "seconds") or 0.0
         yield f"Database of 4.5 GiB, sparse: {results.facts[large.PART]}, {found:.1f} s"
+    yield from limits(results)
     for part, reason in results.absent.items():
         yield f"Not measured: {part}: {reason}"
+
+
+def limits(results: Results) -> Iterator[str]:
+    """What keeps the checks from being faster here: their own work, and the memory that all cores share."""
+    checks = (verification.QUICK_CHECK, verification.FOREIGN_KEYS, verification.HASHLIB)
+    copy = seconds(results, Cell(LARGE, "wal", 0.0), COPY)
+    parts = [copy, *(results.time(verification.PART, check) for check in checks)]
+    known = [part for part in parts if part is not None]
+    cores = os.cpu_count() or 1
+    if len(known) == len(parts):
+        yield (
+            f"Limit: the parts of a quick snapshot of {describe_size(LARGE)} ({COPY}, {', '.join(checks)}) take "
+            f"{sum(known):.2f} s one after the other, so {sum(known) / cores:.2f} s at best on {cores} cores"
+        )
+    one, two = (results.time(verification.PART, what) for what in (verification.INTEGRITY, verification.PAIR))
+    if one and two:
+        yield (
+            f"Limit: two {verification.INTEGRITY} at once, each on a core of its own, take {two / one:.2f} times as "
+            "long as one: they wait for memory"
+        )
 
 
 def document(results: Results, command: str) -> str:

@@ -15,6 +15,8 @@ from testbed.process import TestbedError
 
 PART = "verification"
 INTEGRITY = "integrity_check"
+PAIR = "integrity_check, two at once"
+QUICK_CHECK = "quick_check"
 FOREIGN_KEYS = "foreign_key_check"
 SHA256SUM = "sha256sum"
 HASHLIB = "hashlib"
@@ -42,6 +44,8 @@ def checks_of(copy: Path) -> dict[str, list[str]]:
     """The command of each check."""
     return {
         INTEGRITY: ["sqlite3", str(copy), "PRAGMA integrity_check"],
+        PAIR: ["sh", "-c", 'sqlite3 "$0" "$1" & sqlite3 "$0" "$1"; wait', str(copy), "PRAGMA integrity_check"],
+        QUICK_CHECK: ["sqlite3", str(copy), "PRAGMA quick_check"],
         FOREIGN_KEYS: ["sqlite3", str(copy), "PRAGMA foreign_key_check"],
         SHA256SUM: ["sha256sum", str(copy)],
         HASHLIB: python("sha256", copy),

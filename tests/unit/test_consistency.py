@@ -18,6 +18,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.collection import 
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 COLLECTION = "capsule.opstage"
+FRAGMENTS = f"{COLLECTION}."
 MODULES = sorted(path.stem for path in (CHECKOUT / "plugins" / "modules").glob("*.py"))
 PLAYBOOKS = sorted(path.name for path in (CHECKOUT / "playbooks").glob("*.yml"))
 ROLES = sorted(path.parents[1].name for path in (CHECKOUT / "roles").glob("*/meta/argument_specs.yml"))
@@ -63,8 +64,14 @@ def documented(module: str, name: str) -> Any:
 
 @functools.cache
 def module_options(module: str) -> dict[str, dict[str, Any]]:
-    """The options that a module documents."""
-    options: dict[str, dict[str, Any]] = documented(module, "DOCUMENTATION").get("options", {})
+    """The options that a module documents, those of the collection's own fragments among them."""
+    documentation = documented(module, "DOCUMENTATION")
+    options: dict[str, dict[str, Any]] = dict(documentation.get("options", {}))
+    for fragment in documentation["extends_documentation_fragment"]:
+        if fragment.startswith(FRAGMENTS):
+            name = fragment[len(FRAGMENTS) :]
+            imported = importlib.import_module(f"ansible_collections.capsule.opstage.plugins.doc_fragments.{name}")
+            options.update(yaml.safe_load(imported.ModuleDocFragment.DOCUMENTATION)["options"])
     return options
 
 
