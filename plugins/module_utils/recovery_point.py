@@ -52,7 +52,7 @@ REMOVED_PREFIX = ".removed-"
 
 _VERIFY_LEVEL = "full"
 _PARTIAL_PREFIX = ".partial-"
-_IDENTIFIER = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-\d{6}Z-[a-z-]+", re.ASCII)
+IDENTIFIER = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-\d{6}Z-[a-z-]+", re.ASCII)
 _LARGEST_MANIFEST = 16 << 20
 _FREE_SPACE_RESERVE = 64 << 20
 """Bytes left free on the disk beside a new recovery point: the project's files, the manifest, and room to act."""
@@ -132,7 +132,7 @@ def create_recovery_point(
     created = datetime.now(timezone.utc)
     parent = project_root(root, deployment["project"])
     make_private_folder(parent)
-    with _alone(parent):
+    with held_for_writing(parent):
         _remove_partial_folders(parent)
         _require_space(parent, deployment["database"])
         identifier = f"{utc_stamp()}-{reason}"
@@ -163,7 +163,7 @@ def create_recovery_point(
 
 
 @contextmanager
-def _alone(parent: str) -> Iterator[None]:
+def held_for_writing(parent: str) -> Iterator[None]:
     """Hold the folder for one writer; the kernel lets go when the process ends, however it ends."""
     descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -171,7 +171,7 @@ def _alone(parent: str) -> Iterator[None]:
     except OSError as error:
         os.close(descriptor)
         if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise RecoveryPointError(f"Another backup is writing to {parent}: wait until it has ended.") from error
+            raise RecoveryPointError(f"Another run is at work on {parent}: wait until it has ended.") from error
         raise
     try:
         yield
@@ -268,7 +268,7 @@ def list_recovery_points(root: str, project: str) -> list[str]:
     with the time; raises RecoveryPointError.
     """
     parent = project_root(root, project)
-    return [os.path.join(parent, name) for name in _names_in(parent) if _IDENTIFIER.fullmatch(name)]
+    return [os.path.join(parent, name) for name in _names_in(parent) if IDENTIFIER.fullmatch(name)]
 
 
 def _names_in(parent: str) -> list[str]:
@@ -305,7 +305,7 @@ def _examine(path: str, project: str) -> FolderEntry | None:
             )
         if name.startswith(REMOVED_PREFIX):
             return FolderEntry(path, "removed", f"{path} was left by a removal that was cut off.")
-        if not _IDENTIFIER.fullmatch(name) or not stat.S_ISDIR(status.st_mode):
+        if not IDENTIFIER.fullmatch(name) or not stat.S_ISDIR(status.st_mode):
             kind = "a file" if stat.S_ISREG(status.st_mode) else file_type(status)
             return FolderEntry(path, "stray", f"{path} is {kind} that no backup made: move it elsewhere.")
         point = read_recovery_point(path)
@@ -343,7 +343,7 @@ def find_recovery_point(
     parent = project_root(root, project)
     if wanted == "latest":
         return _latest(parent, examine_recovery_points(root, project), warn or _ignore)
-    entry = _examine(os.path.join(parent, wanted), project) if _IDENTIFIER.fullmatch(wanted) else None
+    entry = _examine(os.path.join(parent, wanted), project) if IDENTIFIER.fullmatch(wanted) else None
     if entry is None:
         points = list_recovery_points(root, project)
         newest = ", ".join(os.path.basename(path) for path in points[-3:]) or "none"

@@ -19,17 +19,17 @@ from .durable_files import sync_folder
 from .journal import find_last_upgrade, find_unfinished, journal_path, read_entries
 from .manifest import TIME_FORMAT
 from .recovery_point import (
-    _IDENTIFIER,
     CLOCK_TOLERANCE,
+    IDENTIFIER,
     REMOVED_PREFIX,
     FolderEntry,
     RecoveryPoint,
-    _alone,
     examine_recovery_points,
+    held_for_writing,
     project_root,
 )
 from .sqlite_files import DatabaseFileError, Deadline, opened_plain_file, sha256_of
-from .sqlite_verify import NOT_CHECKED, _require_whole, read_header
+from .sqlite_verify import NOT_CHECKED, read_header, require_whole
 
 _PERIODS = {"hourly": "%Y-%m-%dT%H", "daily": "%Y-%m-%d", "weekly": "%G-W%V", "monthly": "%Y-%m", "yearly": "%Y"}
 """The rules that keep the newest point of a period in UTC, and how a period is written; weeks are those of ISO 8601."""
@@ -286,7 +286,7 @@ def apply_retention(
         leftovers: list[Decision] = []
         if _is_own_folder(parent):
             if not check_mode:
-                held.enter_context(_alone(parent))
+                held.enter_context(held_for_writing(parent))
             entries = examine_recovery_points(root, project)
             points = _plan_points(entries, _needed_points(project), policy, now, verify)
             leftovers = [
@@ -407,7 +407,7 @@ def _is_leftover(entry: FolderEntry) -> bool:
     """Return whether this is a folder of a recovery point whose removal was cut off."""
     return (
         entry.state == "removed"
-        and _IDENTIFIER.fullmatch(entry.name[len(REMOVED_PREFIX) :]) is not None
+        and IDENTIFIER.fullmatch(entry.name[len(REMOVED_PREFIX) :]) is not None
         and stat.S_ISDIR(os.lstat(entry.path).st_mode)
     )
 
@@ -451,7 +451,7 @@ def _flaw_of_copy(name: str, folder: int) -> str | None:
     """Return why the file `name` in the open folder is no whole database, None when it is one."""
     try:
         with opened_plain_file(name, folder) as descriptor:
-            _require_whole(read_header(descriptor, name), os.fstat(descriptor).st_size)
+            require_whole(read_header(descriptor, name), os.fstat(descriptor).st_size)
     except (DatabaseFileError, OSError) as error:
         return str(error)
     return None

@@ -24,7 +24,7 @@ from .sqlite_files import (
     read_errors_named,
     require_unmoved,
 )
-from .sqlite_verify import _connect, _is_text, needs_application, quoted, read_header
+from .sqlite_verify import connect_immutable, is_text, needs_application, quoted, read_header
 from .sqlite_worker import Channel, Child
 
 TABLES_ADDED = {
@@ -133,7 +133,7 @@ def _received(child: Child, deadline: Deadline) -> dict[str, Any]:
 def _read(path: str, count_rows: bool, channel: Channel) -> None:
     """What the child does; it ends when nobody waits for it any more."""
     parent = os.getppid()
-    with contextlib.closing(_connect(path, 1)) as connection:
+    with contextlib.closing(connect_immutable(path, 1)) as connection:
         connection.set_progress_handler(lambda: int(os.getppid() != parent), _STEPS_BETWEEN_CHECKS)
         found = {"schema_sha256": _hash_schema(connection), "tables": _tables(connection, count_rows)}
     text = json.dumps(found)
@@ -163,7 +163,7 @@ def _tables(connection: sqlite3.Connection, count_rows: bool) -> dict[str, Table
     ).fetchall()
     return {
         _printable(name): _table(connection, name, count_rows)
-        if root and _is_text(name)
+        if root and is_text(name)
         else Table(columns=None, rows=None)
         for name, root in listed
         if not _is_internal(name)

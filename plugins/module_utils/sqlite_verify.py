@@ -155,7 +155,7 @@ def verify_database(
             )
         before = os.fstat(descriptor)
         header = read_header(descriptor, path)
-        page_count = _require_whole(header, before.st_size)
+        page_count = require_whole(header, before.st_size)
         with read_errors_named(descriptor, path, deadline), _Examiners(
             path, descriptor, level, write_back
         ) as examiners:
@@ -172,7 +172,7 @@ def verify_database(
     )
 
 
-def _require_whole(header: Header, size: int) -> int:
+def require_whole(header: Header, size: int) -> int:
     """The number of pages. Raises DatabaseFileError when the file has not the size which its header says."""
     page_count = header.page_count or size // header.page_size
     if size != header.page_size * page_count:
@@ -298,7 +298,7 @@ class _Examiners:
 
 def _examine(path: str, level: str, descriptor: int, children: int, channel: Channel) -> None:
     """What each of so many children does: one task after the other, until the parent is gone."""
-    with contextlib.closing(_connect(path, children)) as connection:
+    with contextlib.closing(connect_immutable(path, children)) as connection:
         examiner = _Examiner(connection, level, descriptor, channel)
         while True:
             request = channel.receive()
@@ -425,7 +425,7 @@ class _Examiner:
         """Whether integrity_check takes a table's name, as since 3.33.0 (https://sqlite.org/changes.html), and each has
         one that can be said: SQLite keeps any bytes, statements are made of UTF-8.
         """
-        return sqlite3.sqlite_version_info >= (3, 33, 0) and all(map(_is_text, dict(self._tables)))
+        return sqlite3.sqlite_version_info >= (3, 33, 0) and all(map(is_text, dict(self._tables)))
 
     @functools.cached_property
     def _tables(self) -> list[tuple[str, int]]:
@@ -448,7 +448,7 @@ class _Examiner:
         at once, where not every one can be named.
         """
         try:
-            named = self._connection.execute(_ALL_NAMED).fetchone()[0] and all(map(_is_text, self._rows))
+            named = self._connection.execute(_ALL_NAMED).fetchone()[0] and all(map(is_text, self._rows))
             keys: dict[str, int] = dict(self._connection.execute(_FOREIGN_KEYS) if named else ())
         except sqlite3.OperationalError:
             named = False
@@ -459,7 +459,7 @@ class _Examiner:
     @functools.cached_property
     def _rows(self) -> dict[str, int]:
         """About how many rows each table has."""
-        return {table: self._count_rows(table) if root and _is_text(table) else 0 for table, root in self._tables}
+        return {table: self._count_rows(table) if root and is_text(table) else 0 for table, root in self._tables}
 
     def _count_rows(self, table: str) -> int:
         """About how many rows there are: the highest number of a row, if that can be, or what is soon counted."""
@@ -502,7 +502,7 @@ def _spread(tables: Iterable[tuple[str, int, int]]) -> list[_Group]:
     return [group for group in groups if group.tables]
 
 
-def _is_text(name: str) -> bool:
+def is_text(name: str) -> bool:
     """Whether a name can be part of a statement."""
     return "\0" not in name and not any("\ud800" <= character <= "\udfff" for character in name)
 
@@ -512,7 +512,7 @@ def quoted(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
-def _connect(path: str, processes: int) -> sqlite3.Connection:
+def connect_immutable(path: str, processes: int) -> sqlite3.Connection:
     """Open without locks, sidecars or any write (immutable); nothing in the schema is trusted."""
     connection = sqlite3.connect(database_uri(path, mode="ro", immutable="1"), uri=True, isolation_level=None)
     connection.text_factory = decoded

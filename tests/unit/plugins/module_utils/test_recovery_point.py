@@ -324,7 +324,7 @@ class TestOneAtATime:
         describe = recovery_point._describe
 
         def meanwhile(*arguments: Any) -> dict[str, Any]:
-            with pytest.raises(RecoveryPointError, match=f"Another backup is writing to {root}/opstage") as caught:
+            with pytest.raises(RecoveryPointError, match=f"Another run is at work on {root}/opstage") as caught:
                 create(deployment, root)
             refusals.append(caught.value)
             return describe(*arguments)

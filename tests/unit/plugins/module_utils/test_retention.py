@@ -16,8 +16,8 @@ from ansible_collections.capsule.opstage.plugins.module_utils import journal, re
 from ansible_collections.capsule.opstage.plugins.module_utils.journal import JournalError, append_entry, journal_path
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPointError,
-    _alone,
     create_recovery_point,
+    held_for_writing,
     list_recovery_points,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.retention import (
@@ -449,9 +449,9 @@ class TestRecoveryPoints:
         assert retain(root) == predicted
 
     def test_it_waits_for_nobody_and_check_mode_is_in_nobody_s_way(self, root: Path, points: list[Path]) -> None:
-        with _alone(str(root / "opstage")):
+        with held_for_writing(str(root / "opstage")):
             assert len(retain(root, check_mode=True).removed) == 3
-            with pytest.raises(RecoveryPointError, match="Another backup is writing"):
+            with pytest.raises(RecoveryPointError, match="Another run is at work"):
                 retain(root)
         assert len(list_recovery_points(str(root), "opstage")) == 5
 
