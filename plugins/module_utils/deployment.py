@@ -190,7 +190,7 @@ def recorded_url(container: Mapping[str, Any]) -> str | None:
     if container["HostConfig"].get("NetworkMode") != "none":
         return None
     unfinished = find_unfinished(read_entries(journal_path(label(container, LABEL_PROJECT))))
-    source = (unfinished or {}).get("source") or {}
+    source = unfinished["details"].get("source") or {} if unfinished else {}
     return source.get("url")
 
 

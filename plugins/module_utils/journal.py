@@ -15,7 +15,18 @@ from .durable_files import PrivateFolderError, make_private_folder, sync_folder
 STATE_ROOT = "/var/lib/opstage"
 """Folder on the host that holds one folder of state for each project."""
 
-STATUSES = ("started", "finished", "failed")
+OPERATIONS = ("backup", "restore", "upgrade", "rollback")
+STATUSES = ("started", "step", "finished", "failed")
+ENDS = ("finished", "failed")
+
+LEFT_ACTIONS = ("replace", "start")
+"""What is left to do of an operation that is cut off after an entry, `left` in it. `replace`: stop the service, put the
+file `database`, whose checksum is `sha256`, in the place of the database, then as with `start`: have the project's
+files name the tag and digest of `serve`, if it has any, start the service, see that it is of the version of `serve`,
+and record the `outcome`, `finished` or `failed`.
+"""
+
+_NEEDED = {"time", "operation", "status", "run"}
 
 
 class JournalError(Exception):
@@ -37,12 +48,13 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def append_entry(path: str, operation: str, status: str, details: Mapping[str, Any]) -> dict[str, Any]:
+def append_entry(path: str, operation: str, status: str, run: str, details: Mapping[str, Any]) -> dict[str, Any]:
     """Append one entry and return it; it is on disk, under its name, when this returns.
 
-    The file is made 0600 in a folder made 0700. Raises JournalError when it cannot be written.
+    `run` is what all entries of one run of an operation have in common. The file is made 0600 in a folder made 0700.
+    Raises JournalError when it cannot be written.
     """
-    entry: dict[str, Any] = {**details, "time": utc_now(), "operation": operation, "status": status}
+    entry: dict[str, Any] = {**details, "time": utc_now(), "operation": operation, "status": status, "run": run}
     line = (json.dumps(entry, sort_keys=True) + "\n").encode()
     folder = os.path.dirname(path)
     try:
@@ -82,32 +94,44 @@ def read_entries(path: str) -> list[dict[str, Any]]:
             entry = json.loads(line)
         except ValueError:
             continue
-        if isinstance(entry, dict) and "operation" in entry and "status" in entry:
+        if isinstance(entry, dict) and entry.keys() >= _NEEDED:
             entries.append(entry)
     return entries
 
 
 def find_unfinished(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the newest entry when it says that an operation started and nothing says how it ended."""
-    return entries[-1] if entries and entries[-1]["status"] == "started" else None
+    """Return the operation that began last, when nothing says how it ended; None otherwise.
+
+    `operation`, `run`, the `time` at which it started, `left`: how it is to be ended (LEFT_ACTIONS), and `details`:
+    what its entries said, the newer ones first.
+    """
+    begun = [number for number, entry in enumerate(entries) if entry["status"] == "started"]
+    if not begun:
+        return None
+    started = entries[begun[-1]]
+    said: dict[str, Any] = {}
+    for entry in entries[begun[-1] :]:
+        if entry["run"] == started["run"]:
+            if entry["status"] in ENDS:
+                return None
+            said.update(entry)
+    return {
+        "operation": started["operation"],
+        "run": started["run"],
+        "time": started["time"],
+        "left": said.get("left"),
+        "details": {name: value for name, value in said.items() if name not in (*_NEEDED, "left")},
+    }
 
 
 def find_last_upgrade(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the upgrade that a rollback would undo: the newest that ended well or was cut off.
+    """Return the upgrade that a rollback would undo: the newest that ended well.
 
     A failed upgrade has already rolled itself back, so the one before it counts. None after a finished rollback.
     """
-    rolled_back_itself = False
     for entry in entries[::-1]:
-        operation, status = entry["operation"], entry["status"]
-        if operation == "rollback" and status == "finished":
+        if entry["status"] == "finished" and entry["operation"] == "rollback":
             return None
-        if operation != "upgrade":
-            continue
-        if status == "failed":
-            rolled_back_itself = True
-        elif rolled_back_itself:
-            rolled_back_itself = False
-        else:
+        if entry["status"] == "finished" and entry["operation"] == "upgrade":
             return entry
     return None

@@ -43,20 +43,15 @@ def plan_upgrade(
         "image": f"{deployment['repository']}:{target_version}",
     }
     if unfinished is not None:
-        cut_off = f"{unfinished['operation']}, started {unfinished['time']}"
-        problem = f"An operation on this deployment was cut off: {cut_off}. {_way_out(unfinished)}"
+        problem = (
+            f"An operation on this deployment was cut off: {unfinished['operation']}, started {unfinished['time']}. "
+            "A run that is not in check mode brings it to its end first."
+        )
         return UpgradePlan(needed=True, problems=[problem], source=source, target=target)
     needed = deployment["version"] != target_version or deployment["tag"] != target_version
     problems = _version_problems(deployment["version"], target_version) if needed else []
     problems += _service_problems(deployment)
     return UpgradePlan(needed=needed, problems=problems, source=source, target=target)
-
-
-def _way_out(unfinished: Mapping[str, Any]) -> str:
-    """A rollback undoes an upgrade: after a restore that was cut off it would undo the wrong operation."""
-    if unfinished["operation"] == "restore":
-        return f"Run the restore playbook again; it was to put {unfinished.get('recovery_point')} in place."
-    return "Run the rollback playbook to go back to where it began."
 
 
 def _version_problems(current_version: str | None, target_version: str) -> list[str]:

@@ -158,9 +158,25 @@ last_upgrade:
   returned: success
   type: dict
 unfinished_operation:
-  description: The journal's entry of an operation that was cut off, null when there is none.
+  description: The operation that began last, when nothing says how it ended, null otherwise.
   returned: success
   type: dict
+  contains:
+    operation:
+      description: What was done, V(backup), V(restore), V(upgrade) or V(rollback).
+      type: str
+    run:
+      description: Which run it was; for M(capsule.opstage.journal_entry).
+      type: str
+    time:
+      description: When it began, UTC.
+      type: str
+    left:
+      description: What is left to do, as M(capsule.opstage.journal_entry) was told.
+      type: dict
+    details:
+      description: What its entries say besides.
+      type: dict
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -11,7 +11,8 @@ short_description: Record a step of an operation on an Opstage deployment
 version_added: 0.1.0
 description:
   - Appends one entry to the journal of a deployment on its host, C(/var/lib/opstage/<project>/journal.jsonl), and syncs
-    it, so that a rollback knows what to undo and a run that was cut off is seen by the next one.
+    it, so that a rollback knows what to undo, and that the next run can end one which was cut off.
+  - Fails, and records nothing, when the deployment's lock is not held any more with the given token.
 author:
   - The capsule.opstage contributors (@capsule-opstage)
 extends_documentation_fragment:
@@ -28,32 +29,92 @@ options:
     description: Name of the Compose project.
     type: str
     required: true
+  lock:
+    description: The token of the lock, as M(capsule.opstage.deployment_lock) returned it.
+    type: str
+    required: true
+  run:
+    description: Which run of an operation the entry is about, where that is one which was cut off. By default this one.
+    type: str
   operation:
     description: What is done to the deployment.
     type: str
     required: true
-    choices: [restore, upgrade, rollback]
+    choices: [backup, restore, upgrade, rollback]
   status:
-    description: V(started) before the first change, then V(finished), or V(failed) once what was before is back.
+    description: V(started) before the first change, V(step) before a further one, at last V(finished), or V(failed)
+      once what was before is back.
     type: str
     required: true
-    choices: [started, finished, failed]
+    choices: [started, step, finished, failed]
+  left:
+    description: How the operation is to be ended when it is cut off after this entry. Required until its end.
+    type: dict
+    suboptions:
+      action:
+        description:
+          - V(replace) means to stop the service, to put O(left.database) in the place of the database, and then what
+            V(start) means.
+          - V(start) means to have the project's files name the image of O(left.serve), to start the service, and to
+            record O(left.outcome).
+        type: str
+        required: true
+        choices: [replace, start]
+      database:
+        description: The file with which to replace the database.
+        type: path
+      sha256:
+        description: Its checksum.
+        type: str
+      keep_damaged:
+        description: Keep the present database, of which no sound copy could be made, beside the new one.
+        type: bool
+        default: false
+      serve:
+        description: What is to serve then.
+        type: dict
+        required: true
+        suboptions:
+          version:
+            description: The version that the service must report.
+            type: str
+            required: true
+          tag:
+            description: The tag to pin, if any.
+            type: str
+          digest:
+            description: The digest to pin, if any.
+            type: str
+      outcome:
+        description: How the operation has ended then.
+        type: str
+        required: true
+        choices: [finished, failed]
   details:
     description: What the operation goes from and to, and the recovery point that leads back. No secrets.
     type: dict
     default: {}
+seealso:
+  - module: capsule.opstage.deployment_lock
 """
 
 EXAMPLES = r"""
-- name: Record that an upgrade begins
+- name: Take the lock
+  capsule.opstage.deployment_lock:
+    project: opstage
+    operation: backup
+  register: lock
+
+- name: Record that a backup at rest begins
   capsule.opstage.journal_entry:
     project: opstage
-    operation: upgrade
+    lock: "{{ lock.token }}"
+    operation: backup
     status: started
-    details:
-      source: {version: 0.2.0, tag: 0.2.0}
-      target: {version: 0.3.0, tag: 0.3.0}
-      recovery_point: /var/backups/opstage/opstage/2026-11-22T02-15-00-000000Z-pre-upgrade
+    left:
+      action: start
+      serve: {version: 0.3.0}
+      outcome: failed
 """
 
 RETURN = r"""
@@ -69,12 +130,31 @@ entry:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import DeploymentLockError, renew_lock
 from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
+    ENDS,
+    LEFT_ACTIONS,
+    OPERATIONS,
     STATUSES,
     JournalError,
     append_entry,
     journal_path,
+    state_folder,
 )
+
+SERVE = {
+    "version": {"type": "str", "required": True},
+    "tag": {"type": "str"},
+    "digest": {"type": "str"},
+}
+LEFT = {
+    "action": {"type": "str", "required": True, "choices": list(LEFT_ACTIONS)},
+    "database": {"type": "path"},
+    "sha256": {"type": "str"},
+    "keep_damaged": {"type": "bool", "default": False},
+    "serve": {"type": "dict", "required": True, "options": SERVE},
+    "outcome": {"type": "str", "required": True, "choices": list(ENDS)},
+}
 
 
 def main() -> None:
@@ -82,18 +162,32 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "project": {"type": "str", "required": True},
-            "operation": {"type": "str", "required": True, "choices": ["restore", "upgrade", "rollback"]},
+            "lock": {"type": "str", "required": True, "no_log": False},
+            "run": {"type": "str"},
+            "operation": {"type": "str", "required": True, "choices": list(OPERATIONS)},
             "status": {"type": "str", "required": True, "choices": list(STATUSES)},
+            "left": {
+                "type": "dict",
+                "options": LEFT,
+                "required_if": [("action", "replace", ("database", "sha256"))],
+            },
             "details": {"type": "dict", "default": {}},
         },
+        required_if=[("status", "started", ("left",)), ("status", "step", ("left",))],
         supports_check_mode=True,
     )
-    path = journal_path(module.params["project"])
+    parameters = module.params
+    path = journal_path(parameters["project"])
     if module.check_mode:
         module.exit_json(changed=True, path=path)
+    details = parameters["details"]
+    if parameters["left"] is not None:
+        details = {**details, "left": parameters["left"]}
     try:
-        entry = append_entry(path, module.params["operation"], module.params["status"], module.params["details"])
-    except JournalError as error:
+        renew_lock(state_folder(parameters["project"]), parameters["lock"])
+        run = parameters["run"] or parameters["lock"]
+        entry = append_entry(path, parameters["operation"], parameters["status"], run, details)
+    except (DeploymentLockError, JournalError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=True, path=path, entry=entry)
 

@@ -66,6 +66,13 @@ def test_container_health_is_only_a_hint(opstage):
 
 def test_journal_records_the_restore(opstage):
     assert [(entry["operation"], entry["status"]) for entry in opstage.journal()] == [
+        ("backup", "started"),
+        ("backup", "finished"),
         ("restore", "started"),
+        ("restore", "step"),
         ("restore", "finished"),
     ]
+
+
+def test_nobody_holds_the_lock(opstage):
+    assert not opstage.host.file("/var/lib/opstage/opstage/lock.json").exists

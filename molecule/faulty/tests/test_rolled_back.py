@@ -37,11 +37,17 @@ def test_project_is_as_it_was(opstage, changed_lines):
 
 
 def test_journal_records_the_failure_and_its_cause(opstage):
-    started, failed = opstage.journal()
-    assert (started["status"], failed["status"]) == ("started", "failed")
+    entries = opstage.journal()
+    assert (entries[0]["status"], {entry["status"] for entry in entries[1:-1]}) == ("started", {"step"})
+    failed = entries[-1]
+    assert failed["status"] == "failed"
     assert opstage.variables["faulty_cause"] in failed["cause"]
     assert failed["container_logs"]
 
 
 def test_database_belongs_to_opstage(opstage):
     assert opstage.output(f"stat -c '%u:%g %a' {opstage.database}").strip() == "100:101 644"
+
+
+def test_nobody_holds_the_lock(opstage):
+    assert not opstage.host.file("/var/lib/opstage/opstage/lock.json").exists

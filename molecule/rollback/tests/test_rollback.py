@@ -35,11 +35,18 @@ def test_registry_was_out_of_reach(opstage):
 def test_journal_records_the_rollback(opstage):
     assert [(entry["operation"], entry["status"]) for entry in opstage.journal()] == [
         ("upgrade", "started"),
+        ("upgrade", "step"),
+        ("upgrade", "step"),
         ("upgrade", "finished"),
         ("rollback", "started"),
+        ("rollback", "step"),
         ("rollback", "finished"),
     ]
 
 
 def test_database_belongs_to_opstage(opstage):
     assert opstage.output(f"stat -c '%u:%g %a' {opstage.database}").strip() == "100:101 644"
+
+
+def test_nobody_holds_the_lock(opstage):
+    assert not opstage.host.file("/var/lib/opstage/opstage/lock.json").exists

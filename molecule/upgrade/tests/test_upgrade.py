@@ -32,11 +32,16 @@ def test_second_run_made_no_recovery_point(opstage):
 
 
 def test_journal_records_the_upgrade(opstage):
-    started, finished = opstage.journal()
-    assert (started["status"], finished["status"]) == ("started", "finished")
+    entries = opstage.journal()
+    assert [entry["status"] for entry in entries] == ["started", "step", "step", "finished"]
+    finished = entries[-1]
     assert finished["recovery_point"] == opstage.points("pre-upgrade", "offline")[0]
     assert finished["target"]["version"] == opstage.variables["opstage_version"]
 
 
 def test_database_belongs_to_opstage(opstage):
     assert opstage.output(f"stat -c '%u:%g %a' {opstage.database}").strip() == "100:101 644"
+
+
+def test_nobody_holds_the_lock(opstage):
+    assert not opstage.host.file("/var/lib/opstage/opstage/lock.json").exists

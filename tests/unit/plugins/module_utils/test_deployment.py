@@ -352,7 +352,7 @@ class TestAfterAnUpgradeThatWasCutOff:
     def test_the_address_is_that_of_the_journal(self, isolated: dict[str, Any]) -> None:
         path = journal.journal_path(label(isolated, "com.docker.compose.project"))
         assert deployment.recorded_url(isolated) is None
-        journal.append_entry(path, "upgrade", "started", {"source": {"url": "http://127.0.0.1:9090"}})
+        journal.append_entry(path, "upgrade", "started", "1", {"source": {"url": "http://127.0.0.1:9090"}})
         assert deployment.recorded_url(isolated) == "http://127.0.0.1:9090"
         assert deployment.recorded_url(recorded_container("published")) is None
 

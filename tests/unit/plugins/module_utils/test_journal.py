@@ -28,7 +28,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.journal import Jou
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), int(sys.argv[3])))
 try:
-    append_entry(sys.argv[2], "upgrade", "finished", {"padding": "x" * 1000})
+    append_entry(sys.argv[2], "upgrade", "finished", "1", {"padding": "x" * 1000})
 except JournalError as error:
     print(error)
 """
@@ -39,8 +39,10 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "opstage" / "journal.jsonl"
 
 
-def add(path: Path, operation: str = "upgrade", status: str = "started", **details: Any) -> dict[str, Any]:
-    return append_entry(str(path), operation, status, details)
+def add(
+    path: Path, operation: str = "upgrade", status: str = "started", run: str = "1", **details: Any
+) -> dict[str, Any]:
+    return append_entry(str(path), operation, status, run, details)
 
 
 class TestFile:
@@ -68,10 +70,17 @@ class TestFile:
         assert modes == [0o600, 0o700, 0o700]
 
     def test_details_cannot_take_the_place_of_what_happened(self, path: Path) -> None:
-        details = {"operation": "restore", "status": "finished", "time": "2000-01-01", "recovery_point": "/a"}
-        append_entry(str(path), "upgrade", "started", details)
+        details = {
+            "operation": "restore",
+            "status": "finished",
+            "run": "2",
+            "time": "2000-01-01",
+            "recovery_point": "/a",
+        }
+        append_entry(str(path), "upgrade", "started", "1", details)
         (entry,) = read_entries(str(path))
         assert (entry["operation"], entry["status"], entry["recovery_point"]) == ("upgrade", "started", "/a")
+        assert entry["run"] == "1"
         assert entry["time"] > "2026"
 
     def test_a_line_that_was_cut_off_does_not_count_and_spoils_no_other(self, path: Path) -> None:
@@ -129,46 +138,52 @@ class TestFile:
         assert journal_path("opstage") == "/var/lib/opstage/opstage/journal.jsonl"
 
 
-# What happened, the entry of an operation that was cut off, the entry that a rollback would undo.
+# What happened, in which run; the entry with which an operation began that was cut off; the entry that a rollback would
+# undo.
 HISTORIES: list[tuple[str, int | None, int | None]] = [
     ("", None, None),
-    ("upgrade started", 0, 0),
-    ("upgrade started, upgrade finished", None, 1),
-    ("upgrade started, upgrade failed", None, None),
-    ("upgrade started, upgrade finished, upgrade started", 2, 2),
-    ("upgrade started, upgrade finished, upgrade started, upgrade finished", None, 3),
-    ("upgrade started, upgrade finished, upgrade started, upgrade failed", None, 1),
-    ("upgrade started, upgrade finished, upgrade started, upgrade failed, upgrade started, upgrade failed", None, 1),
-    ("upgrade started, upgrade failed, upgrade started, upgrade finished", None, 3),
-    ("upgrade started, upgrade failed, upgrade started", 2, 2),
-    ("upgrade started, upgrade finished, rollback started, rollback finished", None, None),
-    ("upgrade started, upgrade finished, rollback started", 2, 1),
-    ("upgrade started, rollback started, rollback finished", None, None),
-    ("upgrade started, rollback started", 1, 0),
-    ("upgrade started, upgrade finished, rollback started, rollback started, rollback finished", None, None),
-    (
-        "upgrade started, upgrade finished, rollback started, rollback finished, upgrade started, upgrade finished",
-        None,
-        5,
-    ),
-    (
-        "upgrade started, upgrade finished, rollback started, rollback finished, upgrade started, upgrade failed",
-        None,
-        None,
-    ),
-    ("upgrade started, upgrade finished, restore started, restore finished", None, 1),
-    ("upgrade started, upgrade finished, restore started, restore failed", None, 1),
-    ("upgrade started, upgrade finished, restore started", 2, 1),
-    ("restore started", 0, None),
-    ("restore started, restore failed", None, None),
+    ("1 upgrade started", 0, None),
+    ("1 upgrade started, 1 upgrade step", 0, None),
+    ("1 upgrade started, 1 upgrade step, 1 upgrade finished", None, 2),
+    ("1 upgrade started, 1 upgrade step, 1 upgrade failed", None, None),
+    ("1 upgrade started, 1 upgrade finished, 2 upgrade started", 2, 1),
+    ("1 upgrade started, 1 upgrade finished, 2 upgrade started, 2 upgrade finished", None, 3),
+    ("1 upgrade started, 1 upgrade finished, 2 upgrade started, 2 upgrade step, 2 upgrade failed", None, 1),
+    ("1 upgrade started, 1 upgrade finished, 2 rollback started, 2 rollback finished", None, None),
+    ("1 upgrade started, 1 upgrade finished, 2 rollback started, 2 rollback step", 2, 1),
+    ("1 upgrade started, 1 upgrade finished, 2 rollback started, 2 rollback failed", None, 1),
+    ("1 upgrade started, 1 upgrade finished, 2 restore started, 2 restore finished", None, 1),
+    ("1 restore started, 1 restore failed, 2 backup started, 2 backup finished", None, None),
+    # The next run ends what was cut off, then does what it was started for.
+    ("1 upgrade started, 1 upgrade step, 1 upgrade failed, 2 restore started", 3, None),
+    ("1 upgrade started, 2 upgrade started, 2 upgrade finished", None, 2),
+    ("1 upgrade started, 2 backup started, 1 upgrade failed", 1, None),
 ]
 
 
 @pytest.mark.parametrize(("history", "unfinished", "last_upgrade"), HISTORIES, ids=[case[0] for case in HISTORIES])
 def test_what_the_history_says(history: str, unfinished: int | None, last_upgrade: int | None, path: Path) -> None:
     for step in filter(None, history.split(", ")):
-        operation, status = step.split()
-        add(path, operation, status)
+        run, operation, status = step.split()
+        add(path, operation, status, run)
     entries = read_entries(str(path))
-    assert find_unfinished(entries) == (None if unfinished is None else entries[unfinished])
+    found = find_unfinished(entries)
+    if unfinished is None:
+        assert found is None
+    else:
+        expected = entries[unfinished]
+        assert found == {**{name: expected[name] for name in ("operation", "run", "time")}, "left": None, "details": {}}
     assert find_last_upgrade(entries) == (None if last_upgrade is None else entries[last_upgrade])
+
+
+def test_what_is_left_of_an_operation_is_what_its_newest_entry_says(path: Path) -> None:
+    began = add(path, left={"action": "start"}, source="0.2.0", recovery_point=None)
+    add(path, status="step", left={"action": "replace"}, recovery_point="/a")
+    add(path, status="step", run="2", left={"action": "start"}, recovery_point="/b")
+    assert find_unfinished(read_entries(str(path))) == {
+        "operation": "upgrade",
+        "run": "1",
+        "time": began["time"],
+        "left": {"action": "replace"},
+        "details": {"source": "0.2.0", "recovery_point": "/a"},
+    }

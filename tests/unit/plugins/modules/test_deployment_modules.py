@@ -5,17 +5,22 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.capsule.opstage.plugins.module_utils import journal
+from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import find_process
 from opstage_testing import RecordedDocker, answers, recorded_container, recorded_image, serving, unused_url
 from sqlite_testing import make_database, names_in, numbers_in
 
 Run = Callable[..., "dict[str, Any]"]
+
+CLAIMANT = {"user": "somebody", "host": "here", "process": asdict(find_process(os.getpid()))}
 
 
 @pytest.fixture
@@ -71,17 +76,59 @@ def test_deployment_and_journal(deployment: dict[str, Any], run: Run, state: Pat
     assert (deployment["project"], deployment["version"]) == ("opstage", "0.2.0")
     before = run("deployment_info")
     assert (before["changed"], before["last_upgrade"], before["unfinished_operation"]) == (False, None, None)
-    entry: dict[str, Any] = {"project": "opstage", "operation": "upgrade", "details": {"target": {"tag": "0.3.0"}}}
-    planned = run("journal_entry", check_mode=True, status="started", **entry)
+    lock = run("deployment_lock", project="opstage", operation="upgrade", claimant=CLAIMANT)
+    entry: dict[str, Any] = {
+        "project": "opstage",
+        "operation": "upgrade",
+        "lock": lock["token"],
+        "details": {"target": {"tag": "0.3.0"}},
+    }
+    left = {"action": "start", "serve": {"version": "0.2.0"}, "outcome": "failed"}
+    planned = run("journal_entry", check_mode=True, status="started", left=left, **entry)
     assert (planned["changed"], planned["path"]) == (True, str(state / "opstage" / "journal.jsonl"))
-    assert not state.exists()
-    started = run("journal_entry", status="started", **entry)
+    assert not Path(planned["path"]).exists()
+    started = run("journal_entry", status="started", left=left, **entry)
     assert started["entry"]["target"] == {"tag": "0.3.0"}
     cut_off = run("deployment_info")
-    assert cut_off["unfinished_operation"] == cut_off["last_upgrade"] == started["entry"]
+    assert cut_off["unfinished_operation"]["run"] == lock["token"]
+    assert cut_off["unfinished_operation"]["left"]["serve"] == {"version": "0.2.0", "tag": None, "digest": None}
+    assert cut_off["unfinished_operation"]["details"] == entry["details"]
     finished = run("journal_entry", status="finished", **entry)
     done = run("deployment_info")
     assert (done["unfinished_operation"], done["last_upgrade"]) == (None, finished["entry"])
+
+
+@pytest.mark.parametrize("status", ["started", "step"])
+def test_what_is_left_must_be_said_until_the_end(run: Run, status: str) -> None:
+    said = run("journal_entry", project="opstage", lock="1", operation="upgrade", status=status)
+    assert "missing: left" in said["msg"]
+
+
+def test_lock_is_taken_once_and_let_go(run: Run, state: Path) -> None:
+    options = {"project": "opstage", "operation": "upgrade", "claimant": CLAIMANT}
+    assert run("deployment_lock", check_mode=True, **options)["token"] == ""
+    assert not state.exists()
+    taken = run("deployment_lock", **options)
+    assert (taken["changed"], taken["taken_over"]) == (False, None)
+    other = {**options, "operation": "backup", "claimant": {"user": "other", "host": "elsewhere"}}
+    for check_mode in (True, False):
+        refused = run("deployment_lock", check_mode=check_mode, **other)
+        assert refused["failed"]
+        assert refused["holder"]["operation"] == "upgrade"
+        assert "upgrade by somebody from here" in refused["msg"]
+        assert taken["token"] in refused["msg"]
+    assert not run("deployment_lock", project="opstage", state="absent", token="another")["released"]
+    assert run("deployment_lock", project="opstage", state="absent", token=taken["token"])["released"]
+    assert run("deployment_lock", **other)["taken_over"] is None
+
+
+def test_who_lost_the_lock_cannot_go_on(run: Run) -> None:
+    lost = run("deployment_lock", project="opstage", operation="upgrade", claimant=CLAIMANT)["token"]
+    taken = run("deployment_lock", project="opstage", operation="restore", take_over=lost)
+    assert (taken["taken_over"]["token"], taken["taken_over"]["operation"]) == (lost, "upgrade")
+    said = run("journal_entry", project="opstage", lock=lost, operation="upgrade", status="failed")
+    assert "does not hold the lock" in said["msg"]
+    assert "restore by unknown" in said["msg"]
 
 
 def test_no_deployment(docker: RecordedDocker, run: Run) -> None:
@@ -92,7 +139,9 @@ def test_no_deployment(docker: RecordedDocker, run: Run) -> None:
 def test_a_journal_that_cannot_be_used(deployment: dict[str, Any], run: Run, state: Path) -> None:
     (state / "opstage" / "journal.jsonl").mkdir(parents=True)
     assert "cannot be read" in run("deployment_info")["msg"]
-    assert "cannot be written" in run("journal_entry", project="opstage", operation="upgrade", status="started")["msg"]
+    lock = run("deployment_lock", project="opstage", operation="upgrade")["token"]
+    said = run("journal_entry", project="opstage", lock=lock, operation="upgrade", status="finished")
+    assert "cannot be written" in said["msg"]
 
 
 def test_recovery_point_and_back(deployment: dict[str, Any], run: Run, tmp_path: Path) -> None:
