@@ -132,7 +132,8 @@ class Field:
 
     def journal(self) -> list[dict[str, Any]]:
         """The deployment's journal."""
-        return [json.loads(line) for line in self.on_host("cat", JOURNAL).splitlines()]
+        text = self.on_host("sh", "-c", f"if [ -e {JOURNAL} ]; then cat {JOURNAL}; fi")
+        return [json.loads(line) for line in text.splitlines()]
 
     def version(self) -> str:
         """What the running Opstage says that it is; empty where it does not answer."""
@@ -214,7 +215,7 @@ def judge(place: Field, trial: Trial, state: Path, kept: int) -> None:
     runs = {entry["run"] for entry in entries}
     if runs != {entry["run"] for entry in ends}:
         trial.flaws.append("the journal has an operation without an end")
-    if place.on_host("sh", "-c", f"ls {LOCK} 2>/dev/null || true").strip():
+    if place.on_host("sh", "-c", f"if [ -e {LOCK} ]; then echo held; fi"):
         trial.flaws.append("the lock was left behind")
     version, pinned = place.version(), place.pinned()
     expected = NEW if (trial.operation == "upgrade") == (trial.outcome == "finished") else OLD
