@@ -266,7 +266,6 @@ class _Copy:
         started = time.monotonic()
         method = self._copy_file(view)
         self._require_held(view)
-        self._hold.end()
         if self._write_back is not None:
             self._write_back.let_others_first(time.monotonic() - started)
         return method
