@@ -59,6 +59,7 @@ bench: check .venv/.demo ## measure the snapshot against other tools, 25 minutes
 campaign: check environment ## what the world does to a snapshot and a restore, and random histories, in full
 	python tests/campaign/faults.py
 	python tests/campaign/differential.py
+	python tests/campaign/interruptions.py
 
 build: environment ## the collection's artifact
 	ansible-galaxy collection build --force
