@@ -6,7 +6,9 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -164,6 +166,19 @@ def test_recovery_point_and_back(deployment: dict[str, Any], run: Run, tmp_path:
     damaged = run("recovery_point_info", version="0.2.0", **wanted)["msg"]
     assert "is damaged" in damaged
     assert damaged.endswith("Nothing was changed.")
+
+
+def test_what_was_written_between_two_recovery_points(deployment: dict[str, Any], run: Run, tmp_path: Path) -> None:
+    options = {"deployment": deployment, "root": str(tmp_path / "backups")}
+    before = run("recovery_point", **options)["database"]
+    with closing(sqlite3.connect(deployment["database"])) as connection, connection:
+        connection.execute("DELETE FROM entries WHERE number <= 3")
+    after = run("recovery_point", **options)["database"]
+    found = run("recovery_point_changes", before=before, after=after)
+    assert (found["changed"], found["text"]) == (False, "entries: 3 removed")
+    assert found["tables"] == {"entries": {"added": 0, "changed": 0, "removed": 3}}
+    Path(after).write_bytes(b"damaged")
+    assert "It cannot be said what was written" in run("recovery_point_changes", before=before, after=after)["msg"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"no database at all" * 400, None])
