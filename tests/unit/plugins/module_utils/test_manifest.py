@@ -88,9 +88,9 @@ def first_version() -> dict[str, Any]:
     return manifest
 
 
-def changed(place: str, value: object, manifest: dict[str, Any] = MANIFEST) -> dict[str, Any]:
+def changed(place: str, value: object, manifest: dict[str, Any] | None = None) -> dict[str, Any]:
     """A copy of the manifest with another value at `place`, as in `database.size`; numbers are indexes."""
-    result = copy.deepcopy(manifest)
+    result = copy.deepcopy(manifest or MANIFEST)
     parent: Any = result
     *above, last = [int(step) if step.isdigit() else step for step in place.split(".")]
     for step in above:
@@ -99,8 +99,8 @@ def changed(place: str, value: object, manifest: dict[str, Any] = MANIFEST) -> d
     return result
 
 
-def without(place: str, manifest: dict[str, Any] = MANIFEST) -> dict[str, Any]:
-    result = copy.deepcopy(manifest)
+def without(place: str, manifest: dict[str, Any] | None = None) -> dict[str, Any]:
+    result = copy.deepcopy(manifest or MANIFEST)
     parent: Any = result
     *above, last = place.split(".")
     for step in above:

@@ -145,7 +145,7 @@ class TestCreate:
         assert reports[-1].total == Path(point.database).stat().st_size
 
     def test_rows_whose_parent_is_missing_are_counted(self, deployment: dict[str, Any], root: Path) -> None:
-        with closing(sqlite3.connect(deployment["database"])) as connection, connection:
+        with closing(sqlite3.connect(deployment["database"], isolation_level=None)) as connection:
             connection.execute("CREATE TABLE children (parent REFERENCES entries (number))")
             connection.execute("INSERT INTO children VALUES (1), (999), (1000)")
         database = create(deployment, root).manifest["database"]
@@ -157,15 +157,15 @@ class TestCreate:
             return str(create(deployment, root, "scheduled").manifest["database"]["schema_sha256"])
 
         before = schema()
-        with closing(sqlite3.connect(deployment["database"])) as connection, connection:
+        with closing(sqlite3.connect(deployment["database"], isolation_level=None)) as connection:
             connection.execute("INSERT INTO entries VALUES (1000, 'more')")
         assert schema() == before
-        with closing(sqlite3.connect(deployment["database"])) as connection, connection:
+        with closing(sqlite3.connect(deployment["database"], isolation_level=None)) as connection:
             connection.execute("ALTER TABLE entries ADD COLUMN added")
         assert schema() != before
 
     def test_what_only_the_application_can_read_is_no_failure(self, deployment: dict[str, Any], root: Path) -> None:
-        with closing(sqlite3.connect(deployment["database"])) as connection, connection:
+        with closing(sqlite3.connect(deployment["database"], isolation_level=None)) as connection:
             connection.create_collation("own", lambda one, other: (one > other) - (one < other))
             connection.execute("CREATE TABLE keyed (key TEXT COLLATE own PRIMARY KEY) WITHOUT ROWID")
             connection.execute("INSERT INTO keyed VALUES ('a')")

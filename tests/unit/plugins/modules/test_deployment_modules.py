@@ -171,7 +171,7 @@ def test_recovery_point_and_back(deployment: dict[str, Any], run: Run, tmp_path:
 def test_what_was_written_between_two_recovery_points(deployment: dict[str, Any], run: Run, tmp_path: Path) -> None:
     options = {"deployment": deployment, "root": str(tmp_path / "backups")}
     before = run("recovery_point", **options)["database"]
-    with closing(sqlite3.connect(deployment["database"])) as connection, connection:
+    with closing(sqlite3.connect(deployment["database"], isolation_level=None)) as connection:
         connection.execute("DELETE FROM entries WHERE number <= 3")
     after = run("recovery_point", **options)["database"]
     found = run("recovery_point_changes", before=before, after=after)
