@@ -33,6 +33,8 @@ SECONDS_TO_END = 10.0
 """For what is left of a dead run, before it is killed."""
 
 _REMOVE_IT = "See that nobody works on the deployment, then remove the file."
+# States of a process in proc_pid_stat(5).
+_ENDED = ("Z", "X")
 _MUTEX_NAME = "lock.mutex"
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
@@ -88,11 +90,13 @@ class LockHeldError(DeploymentLockError):
 
 
 def find_process(pid: int) -> Process | None:
-    """The process with this id; None where there is none, or no /proc."""
+    """The process with this id; None where there is none, or it has ended and nobody took note yet, or no /proc."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stream:
             # The name, which is in brackets, may hold anything.
             fields = stream.read().rpartition(")")[2].split()
+        if fields[0] in _ENDED:
+            return None
         return Process(
             machine=_content("/etc/machine-id"),
             boot=_content("/proc/sys/kernel/random/boot_id"),

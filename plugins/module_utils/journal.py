@@ -99,6 +99,16 @@ def read_entries(path: str) -> list[dict[str, Any]]:
     return entries
 
 
+def journal_size(path: str) -> int:
+    """Return how many bytes the journal has, 0 where there is none: it only grows. Raises JournalError."""
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise JournalError(f"The journal {path} cannot be read: {error}") from error
+
+
 def find_unfinished(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the operation that began last, when nothing says how it ended; None otherwise.
 

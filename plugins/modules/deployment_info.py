@@ -153,6 +153,10 @@ deployment:
       description: Edition as the API reports it, in lower case; null when it does not answer.
       type: str
       sample: ce
+journal_size:
+  description: Bytes of the journal; for M(capsule.opstage.deployment_lock).
+  returned: success
+  type: int
 last_upgrade:
   description: The journal's entry of the upgrade that a rollback would undo, null when there is none.
   returned: success
@@ -187,6 +191,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
     find_last_upgrade,
     find_unfinished,
     journal_path,
+    journal_size,
     read_entries,
 )
 
@@ -203,12 +208,14 @@ def main() -> None:
     )
     try:
         deployment = discover_deployment(module.params["project_dir"], module.params["service"], module.params["url"])
+        size = journal_size(journal_path(deployment.project))
         entries = read_entries(journal_path(deployment.project))
     except (DiscoveryError, DockerError, JournalError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=False,
         deployment=deployment.as_dict(),
+        journal_size=size,
         last_upgrade=find_last_upgrade(entries),
         unfinished_operation=find_unfinished(entries),
     )

@@ -57,6 +57,10 @@ options:
   take_over:
     description: The token of a holder that is known to have ended, as the error says it.
     type: str
+  journal_size:
+    description: >-
+      How much the journal held when the deployment was looked at, as M(capsule.opstage.deployment_info) returned it.
+    type: int
   claimant:
     description: Who asks; filled in by the action plugin.
     type: dict
@@ -102,6 +106,12 @@ taken_over:
   description: The holder that had ended, null where nobody held the lock.
   returned: when O(state=present)
   type: dict
+stale:
+  description: >-
+    Whether somebody recorded something since the deployment was looked at, so that it has to be looked at again. False
+    without O(journal_size).
+  returned: when O(state=present)
+  type: bool
 released:
   description: Whether the lock was held with the token, and is free now.
   returned: when O(state=absent)
@@ -135,6 +145,7 @@ holder:
 """
 
 import dataclasses
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import (
@@ -145,7 +156,12 @@ from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock im
     require_free,
     take_lock,
 )
-from ansible_collections.capsule.opstage.plugins.module_utils.journal import state_folder
+from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
+    JournalError,
+    journal_path,
+    journal_size,
+    state_folder,
+)
 
 
 def main() -> None:
@@ -157,6 +173,7 @@ def main() -> None:
             "operation": {"type": "str"},
             "token": {"type": "str", "no_log": False},
             "take_over": {"type": "str"},
+            "journal_size": {"type": "int"},
             "claimant": {
                 "type": "dict",
                 "default": {},
@@ -174,7 +191,7 @@ def main() -> None:
         module.exit_json(**_result(module))
     except LockHeldError as error:
         module.fail_json(msg=str(error), holder=dataclasses.asdict(error.holder))
-    except DeploymentLockError as error:
+    except (DeploymentLockError, JournalError) as error:
         module.fail_json(msg=str(error))
 
 
@@ -186,7 +203,7 @@ def _result(module: AnsibleModule) -> dict[str, object]:
     process = as_process(claimant.get("process"))
     if module.check_mode:
         require_free(folder, process, parameters["take_over"])
-        return {"changed": False, "token": "", "taken_over": None}
+        return {"changed": False, "token": "", "taken_over": None, "stale": _is_stale(parameters)}
     holder, previous = take_lock(
         folder,
         parameters["operation"],
@@ -201,7 +218,13 @@ def _result(module: AnsibleModule) -> dict[str, object]:
         "changed": False,
         "token": holder.token,
         "taken_over": None if previous is None else dataclasses.asdict(previous),
+        "stale": _is_stale(parameters),
     }
+
+
+def _is_stale(parameters: dict[str, Any]) -> bool:
+    expected = parameters["journal_size"]
+    return expected is not None and expected != journal_size(journal_path(parameters["project"]))
 
 
 if __name__ == "__main__":

@@ -100,6 +100,19 @@ def test_deployment_and_journal(deployment: dict[str, Any], run: Run, state: Pat
     assert (done["unfinished_operation"], done["last_upgrade"]) == (None, finished["entry"])
 
 
+def test_who_looked_before_another_operation_ended_looks_again(deployment: dict[str, Any], run: Run) -> None:
+    options = {"project": "opstage", "operation": "upgrade", "claimant": CLAIMANT}
+    looked = run("deployment_info")["journal_size"]
+    lock = run("deployment_lock", journal_size=looked, **options)
+    assert not lock["stale"]
+    run("journal_entry", project="opstage", lock=lock["token"], operation="upgrade", status="finished")
+    run("deployment_lock", project="opstage", state="absent", token=lock["token"])
+    for check_mode in (True, False):
+        assert run("deployment_lock", check_mode=check_mode, journal_size=looked, **options)["stale"]
+    assert not run("deployment_lock", journal_size=run("deployment_info")["journal_size"], **options)["stale"]
+    assert not run("deployment_lock", **options)["stale"]
+
+
 @pytest.mark.parametrize("status", ["started", "step"])
 def test_what_is_left_must_be_said_until_the_end(run: Run, status: str) -> None:
     said = run("journal_entry", project="opstage", lock="1", operation="upgrade", status=status)
