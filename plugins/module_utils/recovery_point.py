@@ -448,6 +448,25 @@ def require_same_or_newer(manifest: Mapping[str, Any], version: str | None) -> N
         )
 
 
+def describe_migrations(manifest: Mapping[str, Any], version: str) -> str | None:
+    """Return what to warn of when a database of the manifest's version comes under Opstage `version`.
+
+    None where at most one minor lies between them: Opstage may not know the migrations of older ones any more. Raises
+    VersionError.
+    """
+    point, target = parse_version(manifest["opstage"]["version"]), parse_version(version)
+    if point.major == target.major:
+        minors = [f"{target.major}.{minor}" for minor in range(point.minor + 1, target.minor + 1)]
+    else:
+        minors = [f"every version up to {target.major}.{target.minor}"]
+    if point.major == target.major and len(minors) <= 1:
+        return None
+    return (
+        f"The recovery point is from Opstage {point}, {target} will open it: the migrations of {', '.join(minors)} run "
+        "on it at the start, and may not know so old a database. Unless it becomes healthy, what was there is put back."
+    )
+
+
 def verify_recovery_point(point: RecoveryPoint, progress: ProgressReport | None = None) -> None:
     """Raise RecoveryPointError unless the copy is byte for byte what the manifest says, and a sound database.
 

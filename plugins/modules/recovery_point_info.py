@@ -88,6 +88,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPointError,
+    describe_migrations,
     find_recovery_point,
     require_same_or_newer,
     verify_recovery_point,
@@ -112,6 +113,9 @@ def main() -> None:
             parameters["root"], parameters["project"], parameters["recovery_point"], module.warn
         )
         require_same_or_newer(point.manifest, parameters["version"])
+        migrations = describe_migrations(point.manifest, parameters["version"])
+        if migrations is not None:
+            module.warn(migrations)
         with ProgressFile(parameters["progress_file"], module.warn) as progress:
             verify_recovery_point(point, progress)
     except RecoveryPointError as error:

@@ -22,6 +22,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point imp
     RecoveryPoint,
     RecoveryPointError,
     create_recovery_point,
+    describe_migrations,
     examine_recovery_points,
     find_recovery_point,
     list_recovery_points,
@@ -685,6 +686,24 @@ class TestVersionGuard:
     def test_an_older_one_may_not(self, made_by: str, here: str) -> None:
         with pytest.raises(RecoveryPointError, match=f"is from Opstage {made_by}, newer than {here}, which would"):
             require_same_or_newer({"opstage": {"version": made_by}}, here)
+
+    @pytest.mark.parametrize(
+        ("made_by", "here", "named"),
+        [
+            ("0.2.0", "0.2.9", None),
+            ("0.2.0", "0.3.0", None),
+            ("0.2.5", "0.4.1", "the migrations of 0.3, 0.4 run on it"),
+            ("0.9.0", "0.12.0-rc.1", "the migrations of 0.10, 0.11, 0.12 run on it"),
+            ("0.4.0", "1.0.0", "the migrations of every version up to 1.0 run on it"),
+        ],
+    )
+    def test_migrations_of_more_than_one_minor_are_named(self, made_by: str, here: str, named: str | None) -> None:
+        text = describe_migrations({"opstage": {"version": made_by}}, here)
+        if named is None:
+            assert text is None
+        else:
+            assert text is not None
+            assert named in text
 
     @pytest.mark.parametrize(
         ("made_by", "here"), [(None, "0.2.0"), ("0.2.0", None), ("", "0.2.0"), ("0.2", "0.2.0"), ("0.2.0", "edge")]
