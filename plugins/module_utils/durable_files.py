@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
@@ -54,7 +55,8 @@ def make_private_folder(folder: str) -> None:
     above = os.path.dirname(folder)
     if not os.path.lexists(above):
         make_private_folder(above)
-    if not os.path.lexists(folder):
+    # Somebody else may make it at the same moment.
+    with contextlib.suppress(FileExistsError):
         os.mkdir(folder, 0o700)
     state = os.lstat(folder)
     if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid():
