@@ -3,7 +3,7 @@
 
     interruptions.py                   the whole campaign
     interruptions.py --one-in 8        an eighth of it
-    interruptions.py --only upgrade:7  one trial, as it is listed
+    interruptions.py --only upgrade:7  one trial, as it is listed; a task can be given by a part of its name, too
 
 On a host of the testbed, under a writer of 200 acknowledged writes a second. After each cut the backup playbook runs,
 which must find what was cut off and bring it to its end. Exit status 0 when nothing was lost, 1 otherwise.
@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -59,10 +60,10 @@ DROPPING = ("restore", "rollback")
 
 @dataclass
 class Trial:
-    """One cut: ``moment`` is the number of a task, or seconds after the start where ``task`` is empty."""
+    """One cut: at the task ``moment``, its number or a part of its name, or so many seconds after the start."""
 
     operation: str
-    moment: float
+    moment: str | float
     task: str = ""
     outcome: str = ""
     acknowledged: int = 0
@@ -72,7 +73,7 @@ class Trial:
     @property
     def key(self) -> str:
         """How it is asked for again."""
-        return f"{self.operation}:{self.moment:g}" + ("" if self.task else "s")
+        return f"{self.operation}:{self.moment}" + ("s" if isinstance(self.moment, float) else "")
 
 
 class Field:
@@ -86,14 +87,14 @@ class Field:
         self.log = LOGS / "interruptions.log"
         self.trial = 0
 
-    def playbook(self, name: str, variables: dict[str, Any], kill_at: int = 0) -> subprocess.Popen[bytes]:
+    def playbook(self, name: str, variables: dict[str, Any], kill_at: str = "") -> subprocess.Popen[bytes]:
         """Start a playbook of the collection, or of the testbed where the name is a path."""
         path = name if "/" in name else f"playbooks/{name}.yml"
         environment = {
             **os.environ,
             "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback_plugins"),
             "KILLER_TASKS": str(self.folder / TASKS_FILE),
-            "KILLER_NUMBER": str(kill_at),
+            "KILLER_TASK": kill_at,
         }
         (self.folder / TASKS_FILE).unlink(missing_ok=True)
         with self.log.open("ab") as stream:
@@ -195,9 +196,10 @@ def before_operation(place: Field, operation: str, state: Path) -> int:
 def cut_off(place: Field, trial: Trial) -> None:
     """Run the operation and kill its controller."""
     variables = OPERATIONS[trial.operation]
-    if trial.task:
-        process = place.playbook(trial.operation, variables, kill_at=int(trial.moment))
-        process.wait()
+    if isinstance(trial.moment, str):
+        process = place.playbook(trial.operation, variables, kill_at=trial.moment)
+        if process.wait() != -signal.SIGKILL:
+            trial.flaws.append("it was not cut off: there is no such task")
         return
     process = place.playbook(trial.operation, variables)
     with suppress(subprocess.TimeoutExpired):
@@ -241,17 +243,18 @@ def trials_of(place: Field, operations: Sequence[str], one_in: int) -> list[Tria
         began = time.monotonic()
         tasks = count_tasks(place, operation)
         lasted = time.monotonic() - began
-        trials += [Trial(operation, number, task) for number, task in enumerate(tasks, 1)]
+        trials += [Trial(operation, str(number), task) for number, task in enumerate(tasks, 1)]
         trials += [Trial(operation, round(chance.uniform(1.0, lasted), 1)) for _number in range(len(tasks) // 2)]
     return trials[chance.randrange(one_in) :: one_in] if one_in > 1 else trials
 
 
 def table(trials: Sequence[Trial]) -> str:
     """The outcome as text."""
-    lines = [f"{'cut':16} {'outcome':10} {'acknowledged':>12} {'lost':>5}  at"]
+    width = max(len(trial.key) for trial in trials)
+    lines = [f"{'cut':{width}} {'outcome':10} {'acknowledged':>12} {'lost':>5}  at"]
     for trial in trials:
         lines.append(
-            f"{trial.key:16} {trial.outcome:10} {trial.acknowledged:12} {trial.lost:5}  {trial.task or 'a moment'}"
+            f"{trial.key:{width}} {trial.outcome:10} {trial.acknowledged:12} {trial.lost:5}  {trial.task}"
             + "".join(f"\n    FLAW: {flaw}" for flaw in trial.flaws)
         )
     flaws = sum(len(trial.flaws) for trial in trials)
@@ -280,7 +283,8 @@ def chosen(keys: Sequence[str]) -> list[Trial]:
     trials = []
     for key in keys:
         operation, _colon, moment = key.partition(":")
-        trials.append(Trial(operation, float(moment.rstrip("s")), "" if moment.endswith("s") else f"task {moment}"))
+        in_seconds = re.fullmatch(r"([0-9.]+)s", moment)
+        trials.append(Trial(operation, float(in_seconds[1]) if in_seconds else moment))
     return trials
 
 

@@ -12,7 +12,14 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CAMPAIGN = CHECKOUT / "tests" / "campaign" / "interruptions.py"
-SAMPLE = ("upgrade:10", "upgrade:15", "upgrade:19", "restore:12", "backup:8", "rollback:15")
+SAMPLE = (
+    "upgrade:At rest | Make a recovery point of every acknowledged write",
+    "upgrade:Switch | Pin the tag of the target version",
+    "upgrade:Switch | Record that the upgrade has ended",
+    "restore:Put in place | Replace the database",
+    "backup:Offline | Make a recovery point",
+    "rollback:Switch back | Pin the previous image",
+)
 """Where the service is stopped, half switched, open to clients; where a database was replaced and not started yet."""
 
 
