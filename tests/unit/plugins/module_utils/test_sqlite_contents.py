@@ -286,9 +286,9 @@ def opstage(path: Path, version: str) -> Path:
     """A database as the stand-in for that version of Opstage makes it."""
     source = MIGRATIONS.read_text(encoding="utf-8")
     with closing(sqlite3.connect(path)) as connection:
-        connection.executescript(re.search(r"const TABLES = `(.*?)`", source, re.DOTALL).group(1))  # type: ignore[union-attr]
-        if version == "0.4.0":
-            connection.executescript(re.search(r"const ADDED_IN_0_4 = `(.*?)`", source, re.DOTALL).group(1))  # type: ignore[union-attr]
+        for name in ("TABLES", "ADDED_IN_0_4")[: 1 + (version == "0.4.0")]:
+            (statements,) = re.findall(rf"const {name} = `(.*?)`", source, re.DOTALL)
+            connection.executescript(statements)
     return path
 
 
