@@ -84,13 +84,13 @@ class TestProcess:
         assert is_gone(process) is True
 
     def test_one_that_has_ended_and_nobody_took_note(self) -> None:
-        child = os.fork()
-        if child == 0:
-            os._exit(0)
-        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-        assert Path(f"/proc/{child}/stat").exists()
-        assert is_gone(dataclasses.replace(this_process(), pid=child)) is True
-        os.waitpid(child, 0)
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+            process = find_process(child.pid)
+            assert process is not None
+            child.kill()
+            os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+            assert Path(f"/proc/{child.pid}/stat").exists()
+            assert is_gone(process) is True
 
     def test_the_number_is_another_ones_by_now(self, living: Process) -> None:
         assert is_gone(dataclasses.replace(living, started=living.started - 1)) is True
