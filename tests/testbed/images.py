@@ -32,6 +32,7 @@ PACKAGES = (
     "procps",
     "iproute2",
     "sqlite3",
+    "age",
 )
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
 

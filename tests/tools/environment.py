@@ -38,6 +38,7 @@ PACKAGES = {
     "demo": {"ssh": "openssh-client"},
     "development": {
         "ssh": "openssh-client",
+        "age": "age",
         "git": "git",
         "shellcheck": "shellcheck",
         "strace": "strace",
