@@ -245,7 +245,7 @@ def _explain_decryption(source: str, completed: CompletedCommand) -> str:
             "The identity is no private key that age can read: it is damaged, cut off or of another kind. Copy the "
             "file that age-keygen or ssh-keygen wrote again, whole."
         )
-    if re.search("no identity matched|did not match any", words):
+    if "no identity matched" in words:
         return (
             f"{source} was not encrypted for this identity: its public key is not among the recipients. Give the "
             "private key of one of those that the backup was encrypted for."
