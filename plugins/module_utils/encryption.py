@@ -76,15 +76,16 @@ def encrypt_file(source: str, destination: str, recipients: Sequence[str], timeo
     `timeout` is in seconds, None for no bound. Raises EncryptionError.
     """
     require_recipients(recipients)
+    require_age()
     arguments = [argument for recipient in recipients for argument in ("--recipient", recipient)]
     digest = hashlib.sha256()
-    with _opened(source, destination, "encrypted") as (reading, writing):
+    with _explained(source, destination, "encrypted"), open(source, "rb") as reading, _new_file(destination) as writing:
 
         def take(piece: bytes) -> None:
             writing.write(piece)
             digest.update(piece)
 
-        completed = _run_age(arguments, reading, take, timeout)
+        completed = _run_age(arguments, reading.fileno(), take, timeout)
         if completed.status != 0:
             words = _words(completed)
             for number, recipient in enumerate(recipients, 1):
@@ -105,14 +106,17 @@ def decrypt_file(source: str, destination: str, identity: str, timeout: float | 
     EncryptionError.
     """
     _require_identity(identity)
-    with _opened(source, destination, "decrypted") as (reading, writing):
-        if os.pread(reading, len(_BEGINNING), 0) != _BEGINNING:
+    require_age()
+    with _explained(source, destination, "decrypted"), open(source, "rb") as reading, _new_file(destination) as writing:
+        if os.pread(reading.fileno(), len(_BEGINNING), 0) != _BEGINNING:
             raise EncryptionError(
                 f"{source} does not begin as files do that age encrypted: it is damaged, or was never encrypted. Take "
                 "another copy of it, or another recovery point."
             )
         arguments = ["--decrypt", "--identity", "-"]
-        completed = _run_age(arguments, reading, writing.write, timeout, identity.encode(errors="surrogateescape"))
+        completed = _run_age(
+            arguments, reading.fileno(), writing.write, timeout, identity.encode(errors="surrogateescape")
+        )
         if completed.status != 0:
             raise EncryptionError(_explain_decryption(source, completed))
 
@@ -163,15 +167,10 @@ def _require_identity(identity: str) -> None:
 
 
 @contextmanager
-def _opened(source: str, destination: str, done: str) -> Iterator[tuple[int, BinaryIO]]:
-    """Within this context `source` is open, and `destination`, new, to be written; `done` is said in errors.
-
-    After a failure `destination` is gone. Raises EncryptionError in the place of OSError and CommandTimeoutError.
-    """
-    require_age()
+def _explained(source: str, destination: str, done: str) -> Iterator[None]:
+    """Raise EncryptionError in the place of OSError and CommandTimeoutError; `done` says what is done to `source`."""
     try:
-        with open(source, "rb") as reading, _new_file(destination) as writing:
-            yield reading.fileno(), writing
+        yield
     except FileExistsError as error:
         raise EncryptionError(
             f"{source} cannot be {done} as {destination}: something of that name is there. Remove it or choose another "
