@@ -31,6 +31,10 @@ class DiscoveryError(Exception):
     """No deployment, more than one, or one that cannot be operated from its host."""
 
 
+class NoDeploymentError(DiscoveryError):
+    """The host has no Opstage at all."""
+
+
 @dataclass(frozen=True)
 class Deployment:
     """One Opstage CE: a service of a Compose project on this host.
@@ -75,7 +79,7 @@ def discover_deployment(
     """Find the one deployment on this host, running or stopped, and describe it.
 
     `project_dir`, `service` and `url` narrow the search or override what is found.
-    Raises DiscoveryError, DockerError, JournalError.
+    Raises DiscoveryError, NoDeploymentError among them, DockerError, JournalError.
     """
     container = choose_container(list_containers(), project_dir, service)
     images = inspect("image", [container["Image"]])
@@ -108,11 +112,11 @@ def choose_container(containers: list[dict[str, Any]], project_dir: str | None, 
     """Return the container of the only Opstage among `containers`.
 
     An Opstage is known by its image's title; where the operator names the service, the name is believed instead.
-    Raises DiscoveryError when none or several are left.
+    Raises DiscoveryError when none or several are left, NoDeploymentError when there was none to choose from.
     """
-    matching = [item for item in containers if service is None or label(item, LABEL_SERVICE) == service]
-    if service is None:
-        matching = [item for item in matching if label(item, "org.opencontainers.image.title") == IMAGE_TITLE]
+    titled = [item for item in containers if label(item, "org.opencontainers.image.title") == IMAGE_TITLE]
+    matching = [item for item in containers if label(item, LABEL_SERVICE) == service] if service else titled
+    has_any = bool(matching or titled)
     if project_dir is not None:
         wanted = os.path.realpath(project_dir)
         matching = [item for item in matching if os.path.realpath(label(item, LABEL_FOLDER)) == wanted]
@@ -120,7 +124,8 @@ def choose_container(containers: list[dict[str, Any]], project_dir: str | None, 
         return matching[0]
     sought = f"project folder {project_dir or 'any'}, service {service or 'any with the image title ' + IMAGE_TITLE}"
     if not matching:
-        raise DiscoveryError(
+        problem = DiscoveryError if has_any else NoDeploymentError
+        raise problem(
             f"No container of Opstage was found among {len(containers)} containers of Compose services ({sought}). "
             "Create it with `docker compose up --no-start` in its project folder, or set opstage_project_dir "
             "and opstage_service to what `docker ps --all` shows."

@@ -13,6 +13,9 @@ from .command import CommandTimeoutError, run_command
 DEFAULT_TIMEOUT = 60.0
 """Seconds that one docker command may take."""
 
+PULL_TIMEOUT = 1800.0
+"""Seconds that the pull of one image may take."""
+
 
 class DockerError(Exception):
     """The docker command is missing, refused, or did not answer in time."""
@@ -52,6 +55,35 @@ def inspect(kind: str, names: Sequence[str]) -> list[dict[str, Any]]:
         return []
     documents: list[dict[str, Any]] = json.loads(run_docker([kind, "inspect", *names]))
     return documents
+
+
+def give_tag_back(reference: str, image_id: str, digest: str | None, check: bool = False) -> bool:
+    """Have `reference`, a name with a tag, name the image `image_id` on this host; return whether it did not before.
+
+    A tag moves when somebody pulls another image under it. Where the image is not on the host, it is pulled by its
+    `digest` in the repository of `reference`. `check` only says whether. Raises DockerError.
+    """
+    if _image_id(reference) == image_id:
+        return False
+    if check:
+        return True
+    if _image_id(image_id) is None:
+        if digest is None:
+            raise DockerError(
+                f"{reference} named the image {image_id}, which is not on this host any more, and no registry is known "
+                "to have it."
+            )
+        run_docker(["pull", "--quiet", f"{reference.rpartition(':')[0]}@{digest}"], PULL_TIMEOUT)
+    run_docker(["tag", image_id, reference])
+    return True
+
+
+def _image_id(name: str) -> str | None:
+    """The id of the image that has this name or id here; None where there is none."""
+    try:
+        return str(inspect("image", [name])[0]["Id"])
+    except DockerError:
+        return None
 
 
 def container_logs(container: str, lines: int) -> list[str]:

@@ -21,13 +21,17 @@ def sync_folder(folder: str) -> None:
 def write_new_file(path: str, content: bytes) -> None:
     """Write a file that must not exist yet, 0600; its content is on disk, its name once the folder is synced.
 
-    Raises OSError, FileExistsError among them.
+    Nothing is left of one that cannot be written. Raises OSError, FileExistsError among them.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        os.unlink(path)
+        raise
 
 
 def replace_file(path: str, content: bytes) -> None:

@@ -57,7 +57,9 @@ def _object(description: str, properties: dict[str, Schema], optional: tuple[str
 
 
 _SHA256 = "^[0-9a-f]{64}$"
-_SINCE_VERSION_2 = ("verify", "foreign_key_violations", "schema_sha256", "tables")
+_SINCE_VERSION_2 = ("verify", "foreign_key_violations", "schema_sha256", "tables", "access", "folder_access")
+FILE_KINDS = ("compose", "environment", "service environment")
+"""Files for Compose; files of variables for those; files of variables that a service names as its ``env_file``."""
 
 _TABLE = _object(
     "One table.",
@@ -99,6 +101,12 @@ _OPSTAGE = _object(
     },
 )
 
+_ACCESS = {
+    "uid": _number("Id of the owner.", 0),
+    "gid": _number("Id of the group.", 0),
+    "mode": _text("Permissions, in octal.", pattern="^[0-7]{4}$"),
+}
+
 _DATABASE = _object(
     "The copy of the database.",
     {
@@ -129,9 +137,24 @@ _DATABASE = _object(
             type="object",
             additionalProperties=_TABLE,
         ),
+        "access": _object("Who might use the live database.", _ACCESS),
+        "folder_access": _object("Who might use the folder that it lay in.", _ACCESS),
     },
     optional=_SINCE_VERSION_2,
 )
+
+_ENCRYPTION = {
+    "description": "How the database and the project's files are encrypted, all under their names and `.age`; null "
+    "where they are not. What `database` says is of the database as it was before.",
+    "type": ["object", "null"],
+    "required": ["tool", "size", "sha256"],
+    "properties": {
+        "tool": _text("What encrypted them.", enum=["age"]),
+        "size": _number("Bytes of the encrypted database.", 1),
+        "sha256": _text("SHA-256 of the encrypted database.", pattern=_SHA256),
+    },
+    "additionalProperties": False,
+}
 
 SCHEMA: Schema = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -155,27 +178,38 @@ SCHEMA: Schema = {
             "method": _text("Whether the service ran meanwhile or was stopped.", enum=list(METHODS)),
             "host": _text("Name of the host."),
             "project": _text("Name of the Compose project.", pattern="^[^/]+$"),
+            "project_dir": _text("The project's folder on the host."),
             "service": _text("The service in it."),
             "image": _IMAGE,
             "opstage": _OPSTAGE,
             "database": _DATABASE,
+            "encryption": _ENCRYPTION,
             "project_files": _described(
-                "The Compose files and files of variables, in the order of Compose, copied to the folder `project`.",
+                "The project's files, those of a kind in the order of Compose, copied to the folder `project`.",
                 type="array",
                 items=_object(
                     "One file.",
                     {
                         "name": _text("Its name there.", pattern="^[^/]+$"),
                         "source": _text("Where it lay on the host."),
+                        "kind": _text("What Compose takes it for.", enum=list(FILE_KINDS)),
                     },
+                    optional=("kind",),
                 ),
             ),
             "collection_version": _text("Version of the collection that made it."),
             "duration_seconds": _described("How long it took.", type="number", minimum=0),
         },
+        optional=("project_dir", "encryption"),
     ),
     "if": {"properties": {"manifest_version": {"minimum": 2}}},
-    "then": {"properties": {"database": {"required": list(_SINCE_VERSION_2)}}},
+    "then": {
+        "required": ["project_dir", "encryption"],
+        "properties": {
+            "database": {"required": list(_SINCE_VERSION_2)},
+            "project_files": {"items": {"required": ["kind"]}},
+        },
+    },
 }
 """JSON Schema, draft 2020-12; docs/manifest.schema.json is the same. Every pattern is anchored at both ends."""
 

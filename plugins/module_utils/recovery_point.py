@@ -16,9 +16,18 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 from .durable_files import make_private_folder, sync_folder, write_new_file
+from .encryption import (
+    ENCRYPTED_SUFFIX,
+    EncryptedFile,
+    EncryptionError,
+    decrypt_file,
+    encrypt_file,
+    require_age,
+    require_recipients,
+)
 from .manifest import (
     MANIFEST_VERSION,
     TIME_FORMAT,
@@ -27,19 +36,21 @@ from .manifest import (
     format_manifest,
     parse_manifest,
 )
-from .semantic_version import VersionError, parse_version
+from .project_files import copy_project_files
 from .sqlite_contents import Contents, ContentsError, read_contents
 from .sqlite_files import (
     DatabaseFileError,
+    Deadline,
     ProgressReport,
     file_type,
     found_status,
     opened_folder,
     opened_plain_file,
+    sha256_of,
     utc_stamp,
 )
 from .sqlite_snapshot import Snapshot, create_snapshot
-from .sqlite_verify import VerificationError, verify_database
+from .sqlite_verify import verify_database
 
 DATABASE_NAME = "opstage.db"
 MANIFEST_NAME = "manifest.json"
@@ -74,9 +85,19 @@ class RecoveryPoint:
     manifest: dict[str, Any]
 
     @property
+    def is_encrypted(self) -> bool:
+        """Whether its files are encrypted; then each has `.age` behind its name."""
+        return self.manifest.get("encryption") is not None
+
+    @property
     def database(self) -> str:
-        """Absolute path of the copy of the database."""
-        return os.path.join(self.path, DATABASE_NAME)
+        """Absolute path of the copy of the database, encrypted or not."""
+        return os.path.join(self.path, stored_name(DATABASE_NAME, self.manifest))
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of that file."""
+        return str((self.manifest.get("encryption") or self.manifest["database"])["sha256"])
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,11 @@ class FolderEntry:
         return os.path.basename(self.path)
 
 
+def stored_name(name: str, manifest: Mapping[str, Any]) -> str:
+    """Return the name that a file of a recovery point has in its folder."""
+    return name if manifest.get("encryption") is None else f"{name}{ENCRYPTED_SUFFIX}"
+
+
 def project_root(root: str, project: str) -> str:
     """Return the folder that holds the recovery points of a project."""
     if not project or "/" in project or project in (".", ".."):
@@ -120,21 +146,24 @@ def create_recovery_point(
     method: str,
     collection_version: str,
     progress: ProgressReport | None = None,
+    recipients: Sequence[str] = (),
 ) -> RecoveryPoint:
     """Copy the database and the project's files of `deployment` into a new folder below `root`.
 
     deployment: the fields of deployment.Deployment. method: `online` or `offline`, as it is recorded. The folder gets
     its name last, after everything in it is verified and on disk; on any failure nothing is left of it. `progress` is
-    called now and then.
+    called now and then. `recipients` are public keys: once verified, the files are encrypted for them.
     Raises RecoveryPointError, SnapshotError, PrivateFolderError, OSError.
     """
+    if recipients:
+        _require_encryption(recipients)
     began = time.monotonic()
     created = datetime.now(timezone.utc)
     parent = project_root(root, deployment["project"])
     make_private_folder(parent)
     with held_for_writing(parent):
         _remove_partial_folders(parent)
-        _require_space(parent, deployment["database"])
+        _require_space(parent, deployment["database"], 2 if recipients else 1)
         identifier = f"{utc_stamp()}-{reason}"
         partial = os.path.join(parent, _PARTIAL_PREFIX + identifier)
         os.mkdir(partial, 0o700)
@@ -142,10 +171,12 @@ def create_recovery_point(
             copy = os.path.join(partial, DATABASE_NAME)
             snapshot = create_snapshot(deployment["database"], copy, verify=_VERIFY_LEVEL, progress=progress)
             contents = read_contents(copy)
-            files = _copy_project_files(deployment, os.path.join(partial, PROJECT_FOLDER))
+            files = copy_project_files(deployment, os.path.join(partial, PROJECT_FOLDER))
             manifest = _describe(
                 deployment, identifier, created, reason, method, snapshot, contents, files, collection_version
             )
+            if recipients:
+                manifest["encryption"] = _encrypt(partial, files, recipients)
             manifest["duration_seconds"] = round(time.monotonic() - began, 3)
             write_new_file(os.path.join(partial, MANIFEST_NAME), format_manifest(manifest))
             sync_folder(partial)
@@ -154,7 +185,7 @@ def create_recovery_point(
             sync_folder(parent)
         except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
-            if isinstance(error, ContentsError):
+            if isinstance(error, (ContentsError, EncryptionError)):
                 raise RecoveryPointError(str(error)) from error
             if isinstance(error, ManifestError):
                 raise RecoveryPointError(f"{MANIFEST_NAME} {error}, from the deployment that was given.") from error
@@ -186,12 +217,12 @@ def _remove_partial_folders(parent: str) -> None:
             shutil.rmtree(os.path.join(parent, name))
 
 
-def _require_space(parent: str, database: str) -> None:
-    """Raise RecoveryPointError unless the copy fits; its size is at most the database's and its log's together."""
+def _require_space(parent: str, database: str, copies: int) -> None:
+    """Raise RecoveryPointError unless the copies fit; one is at most as large as the database and its log together."""
     needed = _FREE_SPACE_RESERVE
     for path in (database, database + "-wal"):
         if os.path.lexists(path):
-            needed += os.lstat(path).st_size
+            needed += os.lstat(path).st_size * copies
     state = os.statvfs(parent)
     free = state.f_bavail * state.f_frsize
     if free < needed:
@@ -201,23 +232,57 @@ def _require_space(parent: str, database: str) -> None:
         )
 
 
-def _copy_project_files(deployment: Mapping[str, Any], folder: str) -> list[dict[str, str]]:
-    """Copy the Compose files and the files of variables; return what came from where, in the order of Compose."""
+def _require_encryption(recipients: Sequence[str]) -> None:
+    """Raise RecoveryPointError when it is known beforehand that nothing can be encrypted for `recipients`."""
+    try:
+        require_age()
+        require_recipients(recipients)
+    except EncryptionError as error:
+        raise RecoveryPointError(str(error)) from error
+
+
+def _encrypt(folder: str, files: list[dict[str, str]], recipients: Sequence[str]) -> dict[str, Any]:
+    """Put encrypted files in the place of those in `folder`; return what the manifest says of it."""
+    for file in files:
+        _encrypt_in_place(os.path.join(folder, PROJECT_FOLDER, file["name"]), recipients)
+    sync_folder(os.path.join(folder, PROJECT_FOLDER))
+    encrypted = _encrypt_in_place(os.path.join(folder, DATABASE_NAME), recipients)
+    return {"tool": "age", "size": encrypted.size, "sha256": encrypted.sha256}
+
+
+def _encrypt_in_place(path: str, recipients: Sequence[str]) -> EncryptedFile:
+    encrypted = encrypt_file(path, f"{path}{ENCRYPTED_SUFFIX}", recipients, None)
+    os.unlink(path)
+    return encrypted
+
+
+def decrypt_recovery_point(point: RecoveryPoint, folder: str, identity: str) -> RecoveryPoint:
+    """Decrypt a recovery point into the new folder `folder`, 0700, with the private key that is the text `identity`.
+
+    On any failure nothing is left of `folder`. Raises RecoveryPointError, PrivateFolderError, OSError.
+    """
+    if not point.is_encrypted:
+        raise RecoveryPointError(f"{point.path} is not encrypted: restore it without a private key.")
+    make_private_folder(os.path.dirname(folder))
     os.mkdir(folder, 0o700)
-    sources = list(deployment["config_files"])
-    default = os.path.join(deployment["project_dir"], ".env")
-    sources += deployment["environment_files"] or ([default] if os.path.isfile(default) else [])
-    copied: dict[str, str] = {}
-    for source in sources:
-        name = os.path.basename(source)
-        if copied.get(name, source) != source:
-            raise RecoveryPointError(f"Two files of the project have the name {name}: {copied[name]} and {source}.")
-        if name not in copied:
-            with open(source, "rb") as stream:
-                write_new_file(os.path.join(folder, name), stream.read())
-            copied[name] = source
-    sync_folder(folder)
-    return [{"name": name, "source": source} for name, source in copied.items()]
+    try:
+        os.mkdir(os.path.join(folder, PROJECT_FOLDER), 0o700)
+        names = [DATABASE_NAME] + [
+            os.path.join(PROJECT_FOLDER, file["name"]) for file in point.manifest["project_files"]
+        ]
+        for name in names:
+            source = os.path.join(point.path, stored_name(name, point.manifest))
+            decrypt_file(source, os.path.join(folder, name), identity, None)
+        manifest = {**point.manifest, "encryption": None}
+        write_new_file(os.path.join(folder, MANIFEST_NAME), format_manifest(manifest))
+        sync_folder(os.path.join(folder, PROJECT_FOLDER))
+        sync_folder(folder)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, EncryptionError):
+            raise RecoveryPointError(str(error)) from error
+        raise
+    return RecoveryPoint(folder, manifest)
 
 
 def _describe(
@@ -239,6 +304,7 @@ def _describe(
         "method": method,
         "host": socket.gethostname(),
         "project": deployment["project"],
+        "project_dir": deployment["project_dir"],
         "service": deployment["service"],
         "image": {name: deployment[name] for name in ("image", "tag", "digest", "image_id")},
         "opstage": {name: deployment[name] for name in ("version", "version_source", "edition")},
@@ -257,10 +323,19 @@ def _describe(
             "foreign_key_violations": snapshot.foreign_key_violations,
             "schema_sha256": contents.schema_sha256,
             "tables": contents.tables,
+            "access": _access(deployment["database"]),
+            "folder_access": _access(os.path.dirname(deployment["database"])),
         },
+        "encryption": None,
         "project_files": files,
         "collection_version": collection_version,
     }
+
+
+def _access(path: str) -> dict[str, Any]:
+    """Who may use a file or folder."""
+    status = os.stat(path)
+    return {"uid": status.st_uid, "gid": status.st_gid, "mode": f"{stat.S_IMODE(status.st_mode):04o}"}
 
 
 def list_recovery_points(root: str, project: str) -> list[str]:
@@ -328,6 +403,14 @@ def _require_own(point: RecoveryPoint, project: str) -> None:
             )
 
 
+def find_newest(root: str, project: str) -> RecoveryPoint | None:
+    """Return what `latest` names, see find_recovery_point; None where there is none. Raises RecoveryPointError."""
+    entries = examine_recovery_points(root, project)
+    if all(entry.point is None for entry in entries):
+        return None
+    return _latest(project_root(root, project), entries, _ignore)
+
+
 def find_recovery_point(
     root: str, project: str, wanted: str, warn: Callable[[str], None] | None = None
 ) -> RecoveryPoint:
@@ -393,7 +476,7 @@ def read_recovery_point(path: str) -> RecoveryPoint:
     try:
         with opened_folder(path) as folder:
             manifest = _read_manifest(path, folder)
-            _require_database(path, folder, manifest["database"]["size"])
+            _require_database(path, folder, manifest)
     except NewerManifestError as error:
         raise NewerRecoveryPointError(f"{path} {error}") from error
     except ManifestError as error:
@@ -414,71 +497,37 @@ def _read_manifest(path: str, folder: int) -> dict[str, Any]:
             return parse_manifest(stream.read(_LARGEST_MANIFEST))
 
 
-def _require_database(path: str, folder: int, expected: int) -> None:
+def _require_database(path: str, folder: int, manifest: Mapping[str, Any]) -> None:
+    name = stored_name(DATABASE_NAME, manifest)
+    expected = (manifest.get("encryption") or manifest["database"])["size"]
     try:
-        status = os.stat(DATABASE_NAME, dir_fd=folder, follow_symlinks=False)
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError as error:
-        raise RecoveryPointError(f"{path} is not whole: it has no {DATABASE_NAME}.") from error
+        raise RecoveryPointError(f"{path} is not whole: it has no {name}.") from error
     if not stat.S_ISREG(status.st_mode):
-        raise RecoveryPointError(f"{path} is damaged: its {DATABASE_NAME} is {file_type(status)}, expected a file.")
+        raise RecoveryPointError(f"{path} is damaged: its {name} is {file_type(status)}, expected a file.")
     if status.st_size != expected:
         raise RecoveryPointError(
-            f"{path} is damaged: its {DATABASE_NAME} has {status.st_size} bytes, its manifest says {expected}. "
+            f"{path} is damaged: its {name} has {status.st_size} bytes, its manifest says {expected}. "
             "Choose another recovery point."
         )
-
-
-def require_same_or_newer(manifest: Mapping[str, Any], version: str | None) -> None:
-    """Raise RecoveryPointError when a database of the manifest's version would come under an older Opstage.
-
-    `version` is the Opstage that would open it. Opstage itself does not refuse a newer database, it serves on it.
-    """
-    made_by = manifest["opstage"]["version"]
-    try:
-        point, target = parse_version(made_by or ""), parse_version(version or "")
-    except VersionError as error:
-        raise RecoveryPointError(
-            f"The versions cannot be compared: the recovery point is from {made_by!r}, "
-            f"Opstage here is {version!r}. {error}"
-        ) from error
-    if point > target:
-        raise RecoveryPointError(
-            f"The recovery point is from Opstage {point}, newer than {target}, which would have to open it. "
-            f"Upgrade to {point} first, or choose an older recovery point."
-        )
-
-
-def describe_migrations(manifest: Mapping[str, Any], version: str) -> str | None:
-    """Return what to warn of when a database of the manifest's version comes under Opstage `version`.
-
-    None where at most one minor lies between them: Opstage may not know the migrations of older ones any more. Raises
-    VersionError.
-    """
-    point, target = parse_version(manifest["opstage"]["version"]), parse_version(version)
-    if point.major == target.major:
-        minors = [f"{target.major}.{minor}" for minor in range(point.minor + 1, target.minor + 1)]
-    else:
-        minors = [f"every version up to {target.major}.{target.minor}"]
-    if point.major == target.major and len(minors) <= 1:
-        return None
-    return (
-        f"The recovery point is from Opstage {point}, {target} will open it: the migrations of {', '.join(minors)} run "
-        "on it at the start, and may not know so old a database. Unless it becomes healthy, what was there is put back."
-    )
 
 
 def verify_recovery_point(point: RecoveryPoint, progress: ProgressReport | None = None) -> None:
     """Raise RecoveryPointError unless the copy is byte for byte what the manifest says, and a sound database.
 
-    `progress` is called now and then.
+    Of an encrypted one, only the first can be told. `progress` is called now and then.
     """
-    expected = point.manifest["database"]["sha256"]
     try:
-        facts = verify_database(point.database, "full", progress=progress)
-    except VerificationError as error:
+        if point.is_encrypted:
+            with opened_plain_file(point.database) as descriptor:
+                found = sha256_of(descriptor, Deadline(None))
+        else:
+            found = verify_database(point.database, "full", progress=progress).sha256
+    except (DatabaseFileError, OSError) as error:
         raise RecoveryPointError(f"The recovery point {point.path} is damaged: {error}") from error
-    if facts.sha256 != expected:
+    if found != point.sha256:
         raise RecoveryPointError(
-            f"The recovery point {point.path} is damaged: {DATABASE_NAME} has SHA-256 {facts.sha256}, its manifest "
-            f"says {expected}. Choose another recovery point."
+            f"The recovery point {point.path} is damaged: {os.path.basename(point.database)} has SHA-256 {found}, its "
+            f"manifest says {point.sha256}. Choose another recovery point."
         )

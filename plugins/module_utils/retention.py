@@ -399,8 +399,7 @@ def _flaw_in_content(point: RecoveryPoint) -> str | None:
             found = sha256_of(descriptor, Deadline(None))
     except (DatabaseFileError, OSError) as error:
         return str(error)
-    expected = point.manifest["database"]["sha256"]
-    return None if found == expected else f"its database has SHA-256 {found}, its manifest says {expected}"
+    return None if found == point.sha256 else f"its database has SHA-256 {found}, its manifest says {point.sha256}"
 
 
 def _is_leftover(entry: FolderEntry) -> bool:

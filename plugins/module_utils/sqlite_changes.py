@@ -8,9 +8,10 @@ import contextlib
 import functools
 import os
 import sqlite3
+from dataclasses import dataclass
 from typing import Mapping, TypedDict
 
-from .sqlite_contents import Table, read_contents
+from .sqlite_contents import Table, missing_in, read_contents
 from .sqlite_files import DatabaseFileError, Deadline, database_uri, errors_raised_as
 from .sqlite_verify import connect_immutable, needs_application, quoted
 from .sqlite_worker import Channel, Child
@@ -32,13 +33,24 @@ class Change(TypedDict):
     removed: int
 
 
-def count_changes(before: str, after: str, deadline: Deadline | None = None) -> dict[str, Change | None]:
-    """Count what is different in the database file ``after``, by table, the names in their order.
+@dataclass(frozen=True)
+class Comparison:
+    """What is different in the newer of two databases.
+
+    ``tables``: the changes by table, the names in their order, without those that do not differ. None stands for one
+    that cannot be compared: a virtual table, or one that needs a function or collation which only the application has.
+    ``missing``: what only the older one has, tables, and columns as ``table.column``.
+    """
+
+    tables: dict[str, Change | None]
+    missing: list[str]
+
+
+def compare_databases(before: str, after: str, deadline: Deadline | None = None) -> Comparison:
+    """Count what is different in the database file ``after``.
 
     Rows belong together by the primary key, where it has none by their number (rowid). Columns that only one of the two
-    has are not compared. Tables without a difference are left out. None stands for one that cannot be compared: a
-    virtual table, or one that needs a function or collation which only the application has. Both files are read only,
-    in a child process. Raises ChangesError.
+    has are not compared. Both files are read only, in a child process. Raises ChangesError.
     """
     deadline = deadline or Deadline(None)
     with errors_raised_as(ChangesError, f"comparing {before} with {after}"):
@@ -52,7 +64,8 @@ def count_changes(before: str, after: str, deadline: Deadline | None = None) -> 
                 if "result" in message:
                     break
                 counted.update(message["tables"])
-    return {name: change for name, change in sorted(counted.items()) if change is None or any(_counts(change))}
+    differing = {name: change for name, change in sorted(counted.items()) if change is None or any(_counts(change))}
+    return Comparison(differing, missing_in(new, old))
 
 
 def describe_changes(changes: Mapping[str, Change | None]) -> str:

@@ -19,7 +19,7 @@ description:
   - Before anything is written, C(docker compose config) must say the same of the edited project as of the present
     one, but for the image of this one service. An edit that would change anything else, or that cannot be made with
     certainty, is refused.
-  - Nothing is pulled or started.
+  - Nothing is started, and nothing is pulled but for O(image_id).
 options:
   project_dir:
     description:
@@ -59,6 +59,16 @@ options:
       - Without it, a digest behind the present tag is removed, because the engine would go on running the old image
         for it.
     type: str
+  image_id:
+    description:
+      - The id of the image that the tag must name on this host. Where it names another, since tags move, it is given
+        back.
+      - An image that is not on the host any more is pulled by O(image_digest).
+      - Needs the Docker Engine. Nothing is done with it where O(digest) says which image runs.
+    type: str
+  image_digest:
+    description: The digest of that image in its repository, if one is known.
+    type: str
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
 attributes:
@@ -73,7 +83,7 @@ attributes:
   platform:
     platforms: linux
 requirements:
-  - Docker Compose 2.20 or newer, as C(docker compose); the Docker Engine need not run
+  - Docker Compose 2.20 or newer, as C(docker compose); the Docker Engine need not run, but for O(image_id)
 notes:
   - Refused with a message that names file and line are a tag that is put together from several variables, an image
     that comes from an anchor, an alias, a merge key or C(extends), a variable that is set in the environment of the
@@ -136,6 +146,10 @@ line:
   returned: success
   type: int
   sample: 3
+retagged:
+  description: Whether the tag named another image on this host, and was given back.
+  returned: success
+  type: bool
 variable:
   description: The variable whose value or default the tag is in there, or null where it is written in the image itself.
   returned: success
@@ -152,6 +166,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.compose_image impo
     PinResult,
     pin_image,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError, give_tag_back
 
 
 def describe(result: PinResult) -> dict[str, object]:
@@ -173,6 +188,8 @@ def main() -> None:
             "service": {"type": "str", "required": True},
             "tag": {"type": "str", "required": True},
             "digest": {"type": "str"},
+            "image_id": {"type": "str"},
+            "image_digest": {"type": "str"},
         },
         supports_check_mode=True,
     )
@@ -180,9 +197,15 @@ def main() -> None:
     project = ComposeProject(options["project_dir"], options["files"], options["env_files"], options["project_name"])
     try:
         result = pin_image(project, options["service"], options["tag"], options["digest"], module.check_mode)
-    except ComposeImageError as error:
+        retagged = False
+        if options["image_id"] is not None and options["digest"] is None:
+            retagged = give_tag_back(
+                result.image, options["image_id"], options["image_digest"], check=module.check_mode
+            )
+    except (ComposeImageError, DockerError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**describe(result))
+    described = describe(result)
+    module.exit_json(**{**described, "changed": described["changed"] or retagged, "retagged": retagged})
 
 
 if __name__ == "__main__":

@@ -47,6 +47,14 @@ options:
       - Address at which the host reaches the service, for example V(http://127.0.0.1:8080).
       - Taken from the published port when not given.
     type: str
+  root:
+    description: Folder below which the recovery points of all projects lie.
+    type: path
+    default: /var/backups/opstage
+  required:
+    description: Whether a host without any Opstage is an error.
+    type: bool
+    default: true
 seealso:
   - module: capsule.opstage.deployment_health
 """
@@ -63,7 +71,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 deployment:
-  description: The deployment.
+  description: The deployment; null where O(required=false) and the host has none, and then all that follows is missing.
   returned: success
   type: dict
   contains:
@@ -153,6 +161,52 @@ deployment:
       description: Edition as the API reports it, in lower case; null when it does not answer.
       type: str
       sample: ce
+summary:
+  description: Version, health, newest recovery point and what needs a person, in one line.
+  returned: success
+  type: str
+  sample: >-
+    opstage: Opstage 0.2.0, UP; newest recovery point 2026-11-22T02-15-00-000000Z-manual, 3 hours old
+newest_recovery_point:
+  description: The newest whole recovery point, null when there is none. Its bytes are not looked at.
+  returned: success
+  type: dict
+  contains:
+    path:
+      description: Its folder.
+      type: str
+      sample: /var/backups/opstage/opstage/2026-11-22T02-15-00-000000Z-manual
+    created:
+      description: When it was begun, UTC.
+      type: str
+      sample: "2026-11-22T02:15:00.000000Z"
+    reason:
+      description: Why it was made.
+      type: str
+      sample: manual
+lock:
+  description: Who holds the lock of the deployment, null when nobody does. The holder may have ended.
+  returned: success
+  type: dict
+  contains:
+    operation:
+      description: What is done.
+      type: str
+      sample: upgrade
+    user:
+      description: Who does it.
+      type: str
+      sample: root
+    host:
+      description: From where.
+      type: str
+      sample: controller
+    since:
+      description: Since when, UTC.
+      type: str
+    seen:
+      description: The last sign of life, UTC.
+      type: str
 journal_size:
   description: Bytes of the journal; for M(capsule.opstage.deployment_lock).
   returned: success
@@ -183,8 +237,16 @@ unfinished_operation:
       type: dict
 """
 
+from datetime import datetime, timezone
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.capsule.opstage.plugins.module_utils.deployment import DiscoveryError, discover_deployment
+from ansible_collections.capsule.opstage.plugins.module_utils.deployment import (
+    DiscoveryError,
+    NoDeploymentError,
+    discover_deployment,
+)
+from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import DeploymentLockError, find_holder
+from ansible_collections.capsule.opstage.plugins.module_utils.deployment_status import describe_status
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
 from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
     JournalError,
@@ -193,7 +255,44 @@ from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
     journal_path,
     journal_size,
     read_entries,
+    state_folder,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
+    RecoveryPoint,
+    RecoveryPointError,
+    find_newest,
+)
+
+
+def find_point(module: AnsibleModule, project: str) -> RecoveryPoint | None:
+    """The newest recovery point; a folder that cannot be read keeps nobody from restoring what lies elsewhere."""
+    try:
+        return find_newest(module.params["root"], project)
+    except RecoveryPointError as error:
+        module.warn(str(error))
+        return None
+
+
+def describe(module: AnsibleModule) -> dict[str, object]:
+    """Return what the module returns. Raises the errors that main names."""
+    options = module.params
+    deployment = discover_deployment(options["project_dir"], options["service"], options["url"])
+    size = journal_size(journal_path(deployment.project))
+    entries = read_entries(journal_path(deployment.project))
+    unfinished = find_unfinished(entries)
+    holder = find_holder(state_folder(deployment.project))
+    newest = find_point(module, deployment.project)
+    fields = deployment.as_dict()
+    return {
+        "deployment": fields,
+        "summary": describe_status(fields, newest, unfinished, holder, datetime.now(timezone.utc)),
+        "newest_recovery_point": newest
+        and {"path": newest.path, **{name: newest.manifest[name] for name in ("created", "reason")}},
+        "lock": holder and {name: getattr(holder, name) for name in ("operation", "user", "host", "since", "seen")},
+        "journal_size": size,
+        "last_upgrade": find_last_upgrade(entries),
+        "unfinished_operation": unfinished,
+    }
 
 
 def main() -> None:
@@ -203,22 +302,20 @@ def main() -> None:
             "project_dir": {"type": "path"},
             "service": {"type": "str"},
             "url": {"type": "str"},
+            "root": {"type": "path", "default": "/var/backups/opstage"},
+            "required": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
     try:
-        deployment = discover_deployment(module.params["project_dir"], module.params["service"], module.params["url"])
-        size = journal_size(journal_path(deployment.project))
-        entries = read_entries(journal_path(deployment.project))
-    except (DiscoveryError, DockerError, JournalError) as error:
+        found = describe(module)
+    except NoDeploymentError as error:
+        if module.params["required"]:
+            module.fail_json(msg=str(error))
+        found = {"deployment": None}
+    except (DiscoveryError, DockerError, JournalError, DeploymentLockError) as error:
         module.fail_json(msg=str(error))
-    module.exit_json(
-        changed=False,
-        deployment=deployment.as_dict(),
-        journal_size=size,
-        last_upgrade=find_last_upgrade(entries),
-        unfinished_operation=find_unfinished(entries),
-    )
+    module.exit_json(changed=False, **found)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,12 @@ options:
           digest:
             description: The digest to pin, if any.
             type: str
+          image_id:
+            description: The id of the image that the tag must name, if it is known.
+            type: str
+          image_digest:
+            description: The digest of that image in its repository, if any.
+            type: str
       outcome:
         description: How the operation has ended then.
         type: str
@@ -146,6 +152,8 @@ SERVE = {
     "version": {"type": "str", "required": True},
     "tag": {"type": "str"},
     "digest": {"type": "str"},
+    "image_id": {"type": "str"},
+    "image_digest": {"type": "str"},
 }
 LEFT = {
     "action": {"type": "str", "required": True, "choices": list(LEFT_ACTIONS)},

@@ -48,6 +48,15 @@ options:
     type: str
     default: online
     choices: [online, offline]
+  recipients:
+    description:
+      - Public keys of age (C(age1…)) or OpenSSH (C(ssh-ed25519 …), C(ssh-rsa …)). Once it is verified, the copy and the
+        project's files are encrypted for their owners, with the program age, which must be on the host.
+      - The manifest stays readable. It holds no secret, but the names and the numbers of rows of the tables.
+      - Without any, nothing is encrypted.
+    type: list
+    elements: str
+    default: []
   allow_damaged:
     description:
       - Do not fail when the database is missing or so damaged that no sound copy can be made of it, but return no
@@ -77,12 +86,12 @@ path:
   type: str
   sample: /var/backups/opstage/opstage/2026-11-22T02-15-00-000000Z-manual
 database:
-  description: The copy of the database.
+  description: The copy of the database, encrypted if it was asked for.
   returned: success, when one was made
   type: str
   sample: /var/backups/opstage/opstage/2026-11-22T02-15-00-000000Z-manual/opstage.db
 sha256:
-  description: SHA-256 of the copy.
+  description: SHA-256 of that file.
   returned: success, when one was made
   type: str
 manifest:
@@ -119,6 +128,7 @@ def main() -> None:
             "root": {"type": "path", "default": "/var/backups/opstage"},
             "reason": {"type": "str", "default": "manual", "choices": list(REASONS)},
             "method": {"type": "str", "default": "online", "choices": list(METHODS)},
+            "recipients": {"type": "list", "elements": "str", "default": []},
             "allow_damaged": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
         },
@@ -136,6 +146,7 @@ def main() -> None:
                 parameters["method"],
                 VERSION,
                 progress=progress,
+                recipients=parameters["recipients"],
             )
     except SnapshotError as error:
         if not (parameters["allow_damaged"] and error.reason in DAMAGE):
@@ -147,7 +158,7 @@ def main() -> None:
         changed=True,
         path=point.path,
         database=point.database,
-        sha256=point.manifest["database"]["sha256"],
+        sha256=point.sha256,
         manifest=point.manifest,
     )
 

@@ -62,12 +62,18 @@ text:
   returned: success
   type: str
   sample: "audit_events: 120 added"
+missing:
+  description: Tables, and columns as V(table.column), that only the older one has.
+  returned: success
+  type: list
+  elements: str
+  sample: [bus_events]
 """
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_changes import (
     ChangesError,
-    count_changes,
+    compare_databases,
     describe_changes,
 )
 
@@ -82,10 +88,15 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        changes = count_changes(module.params["before"], module.params["after"])
+        comparison = compare_databases(module.params["before"], module.params["after"])
     except ChangesError as error:
         module.fail_json(msg=f"It cannot be said what was written: {error}")
-    module.exit_json(changed=False, tables=changes, text=describe_changes(changes))
+    module.exit_json(
+        changed=False,
+        tables=comparison.tables,
+        text=describe_changes(comparison.tables),
+        missing=comparison.missing,
+    )
 
 
 if __name__ == "__main__":

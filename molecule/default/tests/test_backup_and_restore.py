@@ -70,6 +70,7 @@ def test_journal_records_the_restore(opstage):
         ("backup", "finished"),
         ("restore", "started"),
         ("restore", "step"),
+        ("restore", "step"),
         ("restore", "finished"),
     ]
 

@@ -40,6 +40,7 @@ def test_journal_records_the_rollback(opstage):
         ("upgrade", "finished"),
         ("rollback", "started"),
         ("rollback", "step"),
+        ("rollback", "step"),
         ("rollback", "finished"),
     ]
 

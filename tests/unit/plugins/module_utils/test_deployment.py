@@ -13,6 +13,7 @@ import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils import deployment, journal
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment import (
     DiscoveryError,
+    NoDeploymentError,
     choose_container,
     describe_deployment,
     discover_deployment,
@@ -70,6 +71,27 @@ class TestChoose:
     def test_the_only_one(self) -> None:
         containers = [recorded_container("published"), recorded_container("without-title")]
         assert choose_container(containers, None, None) is containers[0]
+
+    @pytest.mark.parametrize(
+        ("project_dir", "service", "has_none"),
+        [
+            (None, None, False),
+            ("/nowhere", None, False),
+            (None, "other", False),
+            (None, None, True),
+            ("/nowhere", None, True),
+            (None, "other", True),
+        ],
+    )
+    def test_a_host_without_any_is_told_from_a_wrong_choice(
+        self, project_dir: str | None, service: str | None, has_none: bool
+    ) -> None:
+        containers = [recorded_container("without-title")]
+        if not has_none:
+            containers += [recorded_container("published"), recorded_container("unpublished")]
+        with pytest.raises(DiscoveryError) as caught:
+            choose_container(containers, project_dir, service)
+        assert (caught.type is NoDeploymentError) is has_none
 
     @pytest.mark.parametrize("containers", [[], [recorded_container("without-title")]])
     def test_none(self, containers: list[dict[str, Any]]) -> None:

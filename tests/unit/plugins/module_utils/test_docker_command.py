@@ -8,6 +8,7 @@ import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import (
     DockerError,
     container_logs,
+    give_tag_back,
     inspect,
     run_docker,
 )
@@ -82,3 +83,57 @@ class TestWithoutCommand:
 def test_logs_of_a_container_that_is_gone(docker: RecordedDocker) -> None:
     (line,) = container_logs("opstage-1", 20)
     assert "No such object: logs --tail 20 opstage-1" in line
+
+
+IMAGES = """
+case "$1 $2 $3" in
+    "image inspect {tag}") [ -e {folder}/tag ] && cat {folder}/tag && exit ;;
+    "image inspect sha256:old") [ -e {folder}/old ] && cat {folder}/old && exit ;;
+    "pull --quiet {digest}") echo '[{{"Id": "sha256:old"}}]' >{folder}/old; echo "$*" >>{folder}/calls; exit ;;
+    "tag sha256:old {tag}") cp {folder}/old {folder}/tag; echo "$*" >>{folder}/calls; exit ;;
+esac
+echo "Error: No such object: $*" >&2
+exit 1
+"""
+TAG = "registry.example:5000/opstage:0.2.0"
+PULLED = "registry.example:5000/opstage@sha256:digest"
+
+
+class TestGiveTagBack:
+    """With a docker that has images and knows just what is needed here; molecule/rollback has a real one."""
+
+    @pytest.fixture(autouse=True)
+    def images(self, docker: RecordedDocker) -> None:
+        replace_program(docker, IMAGES.format(folder=docker.folder, tag=TAG, digest=PULLED))
+
+    def has(self, docker: RecordedDocker, **images: str) -> None:
+        for name, image in images.items():
+            (docker.folder / name).write_text(f'[{{"Id": "{image}"}}]')
+
+    def test_one_that_never_moved(self, docker: RecordedDocker) -> None:
+        self.has(docker, tag="sha256:old", old="sha256:old")
+        assert give_tag_back(TAG, "sha256:old", None) is False
+        assert docker.calls == []
+
+    def test_one_that_moved(self, docker: RecordedDocker) -> None:
+        self.has(docker, tag="sha256:new", old="sha256:old")
+        assert give_tag_back(TAG, "sha256:old", None, check=True) is True
+        assert docker.calls == []
+        assert give_tag_back(TAG, "sha256:old", None) is True
+        assert docker.calls == [f"tag sha256:old {TAG}"]
+        assert give_tag_back(TAG, "sha256:old", None) is False
+
+    def test_one_that_is_gone(self, docker: RecordedDocker) -> None:
+        self.has(docker, old="sha256:old")
+        assert give_tag_back(TAG, "sha256:old", None) is True
+        assert docker.calls == [f"tag sha256:old {TAG}"]
+
+    def test_an_image_that_is_gone_is_pulled_by_its_digest(self, docker: RecordedDocker) -> None:
+        self.has(docker, tag="sha256:new")
+        assert give_tag_back(TAG, "sha256:old", "sha256:digest") is True
+        assert docker.calls == [f"pull --quiet {PULLED}", f"tag sha256:old {TAG}"]
+
+    def test_an_image_that_nobody_has(self, docker: RecordedDocker) -> None:
+        self.has(docker, tag="sha256:new")
+        with pytest.raises(DockerError, match=f"{TAG} named the image sha256:old, which is not on this host any more"):
+            give_tag_back(TAG, "sha256:old", None)

@@ -47,6 +47,7 @@ MANIFEST: dict[str, Any] = {
     "method": "offline",
     "host": "console-1",
     "project": "opstage",
+    "project_dir": "/srv/opstage",
     "service": "web",
     "image": {
         "image": "registry.example:5000/xtrape-capsule-ce:0.2.0@sha256:" + "0" * 64,
@@ -70,8 +71,11 @@ MANIFEST: dict[str, Any] = {
         "foreign_key_violations": 0,
         "schema_sha256": "3" * 64,
         "tables": {"users": {"columns": ["id", "username"], "rows": 3}, "words": {"columns": None, "rows": None}},
+        "access": {"uid": 100, "gid": 101, "mode": "0644"},
+        "folder_access": {"uid": 100, "gid": 101, "mode": "0755"},
     },
-    "project_files": [{"name": ".env", "source": "/srv/opstage/.env"}],
+    "encryption": None,
+    "project_files": [{"name": ".env", "source": "/srv/opstage/.env", "kind": "environment"}],
     "collection_version": "0.1.0",
     "duration_seconds": 0.125,
 }
@@ -83,8 +87,9 @@ def first_version() -> dict[str, Any]:
     """A manifest as it was written before version 2."""
     manifest = copy.deepcopy(MANIFEST)
     manifest["manifest_version"] = 1
-    for name in ("verify", "foreign_key_violations", "schema_sha256", "tables"):
+    for name in ("verify", "foreign_key_violations", "schema_sha256", "tables", "access", "folder_access"):
         del manifest["database"][name]
+    del manifest["project_dir"], manifest["encryption"], manifest["project_files"][0]["kind"]
     return manifest
 
 
@@ -202,10 +207,15 @@ class TestRefused:
     def test_what_version_2_added_is_not_asked_of_version_1(self) -> None:
         assert problems(first_version()) == []
         assert problems(changed("manifest_version", 2, first_version())) == [
+            "project_dir: is missing",
+            "encryption: is missing",
             "database.verify: is missing",
             "database.foreign_key_violations: is missing",
             "database.schema_sha256: is missing",
             "database.tables: is missing",
+            "database.access: is missing",
+            "database.folder_access: is missing",
+            "project_files[0].kind: is missing",
         ]
 
     @pytest.mark.parametrize(
@@ -252,7 +262,7 @@ class TestRefused:
         assert refusal(value).startswith("is not valid: the whole: found ")
 
     def test_many_problems_are_cut(self) -> None:
-        assert refusal({}).endswith("; and 9 more")
+        assert refusal({}).endswith("; and 11 more")
 
     @pytest.mark.parametrize(
         "content", [b"", b"{", b"\xff\xfe", b'{"manifest_version": NaN}', b"[" * 100_000, b"9" * 100_000, b"\x00"]

@@ -8,6 +8,7 @@ import shutil
 import socket
 import sqlite3
 import stat
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -22,12 +23,11 @@ from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point imp
     RecoveryPoint,
     RecoveryPointError,
     create_recovery_point,
-    describe_migrations,
+    decrypt_recovery_point,
     examine_recovery_points,
     find_recovery_point,
     list_recovery_points,
     read_recovery_point,
-    require_same_or_newer,
     verify_recovery_point,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Progress, Reason
@@ -87,7 +87,7 @@ def ids(root: Path) -> list[str]:
 def change_manifest(point: RecoveryPoint, **changes: Any) -> None:
     """Write the manifest anew; a value of None takes the key away."""
     manifest = {**point.manifest, **changes}
-    kept = {name: value for name, value in manifest.items() if value is not None}
+    kept = {name: value for name, value in manifest.items() if value is not None or name not in changes}
     (Path(point.path) / "manifest.json").write_text(json.dumps(kept))
 
 
@@ -130,9 +130,14 @@ class TestCreate:
         assert {name: manifest[name] for name in expected} == expected
         project = deployment["project_dir"]
         assert manifest["project_files"] == [
-            {"name": "compose.yml", "source": f"{project}/compose.yml"},
-            {"name": ".env", "source": f"{project}/.env"},
+            {"name": "compose.yml", "source": f"{project}/compose.yml", "kind": "compose"},
+            {"name": ".env", "source": f"{project}/.env", "kind": "environment"},
         ]
+        assert manifest["project_dir"] == project
+        data = Path(deployment["database"])
+        for name, status in (("access", data.stat()), ("folder_access", data.parent.stat())):
+            mode = f"{stat.S_IMODE(status.st_mode):04o}"
+            assert manifest["database"][name] == {"uid": status.st_uid, "gid": status.st_gid, "mode": mode}
         assert "hunter2" not in json.dumps(manifest)
         verify_recovery_point(point)
 
@@ -200,21 +205,6 @@ class TestCreate:
         point = create({**deployment, "database": str(path)}, root, method="offline")
         assert numbers_in(Path(point.database)) == list(range(1, written + 1))
 
-    def test_named_files_of_variables_instead_of_the_usual_one(self, deployment: dict[str, Any], root: Path) -> None:
-        live = Path(deployment["project_dir"]) / "live.env"
-        live.write_bytes(b"A=1\n")
-        point = create({**deployment, "environment_files": [str(live)]}, root)
-        assert names_in(Path(point.path) / "project") == ["compose.yml", "live.env"]
-
-    def test_no_file_of_variables(self, deployment: dict[str, Any], root: Path) -> None:
-        (Path(deployment["project_dir"]) / ".env").unlink()
-        assert names_in(Path(create(deployment, root).path) / "project") == ["compose.yml"]
-
-    def test_a_file_that_is_named_twice_is_copied_once(self, deployment: dict[str, Any], root: Path) -> None:
-        files = deployment["config_files"] * 2
-        point = create({**deployment, "config_files": files}, root)
-        assert [file["name"] for file in point.manifest["project_files"]] == ["compose.yml", ".env"]
-
 
 class TestNothingIsLeft:
     """A recovery point appears whole or not at all."""
@@ -241,13 +231,6 @@ class TestNothingIsLeft:
     def test_of_a_compose_file_that_cannot_be_read(self, deployment: dict[str, Any], root: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"missing\.yml"):
             create({**deployment, "config_files": [deployment["config_files"][0], "/nowhere/missing.yml"]}, root)
-
-    def test_of_two_files_with_one_name(self, deployment: dict[str, Any], root: Path, tmp_path: Path) -> None:
-        other = tmp_path / "compose.yml"
-        other.write_bytes(COMPOSE)
-        files = [*deployment["config_files"], str(other)]
-        with pytest.raises(RecoveryPointError, match=r"Two files of the project have the name compose\.yml"):
-            create({**deployment, "config_files": files}, root)
 
     @pytest.mark.parametrize("image", ["user:hunter2@registry.example/opstage:0.2.0", "https://a:hunter2@b/c"])
     def test_of_an_image_with_a_password(self, deployment: dict[str, Any], root: Path, image: str) -> None:
@@ -368,9 +351,11 @@ def move_in_time(point: RecoveryPoint, moment: datetime) -> RecoveryPoint:
 
 def first_version(point: RecoveryPoint) -> None:
     """Let the manifest be as it was written before version 2."""
-    added = ("verify", "foreign_key_violations", "schema_sha256", "tables")
+    added = ("verify", "foreign_key_violations", "schema_sha256", "tables", "access", "folder_access")
     database = {name: value for name, value in point.manifest["database"].items() if name not in added}
-    change_manifest(point, manifest_version=1, database=database)
+    files = [{name: file[name] for name in ("name", "source")} for file in point.manifest["project_files"]]
+    removed = {"project_dir": None, "encryption": None}
+    change_manifest(point, manifest_version=1, database=database, project_files=files, **removed)
 
 
 class TestFind:
@@ -664,50 +649,83 @@ class TestVerify:
             verify_recovery_point(read_recovery_point(point.path))
 
 
-class TestVersionGuard:
-    @pytest.mark.parametrize(
-        ("made_by", "here"),
-        [
-            ("0.2.0", "0.2.0"),
-            ("0.2.0", "0.3.0"),
-            ("0.9.0", "0.10.0"),
-            ("0.3.0-rc.1", "0.3.0"),
-            ("0.3.0-rc.1", "0.3.0-rc.2"),
-            ("0.3.0", "0.3.1-rc.1"),
-        ],
-    )
-    def test_the_same_or_a_newer_one_may_open_it(self, made_by: str, here: str) -> None:
-        require_same_or_newer({"opstage": {"version": made_by}}, here)
+@pytest.fixture
+def keys(tmp_path: Path) -> tuple[str, str]:
+    """A public and a private key of age."""
+    subprocess.run(["age-keygen", "-o", str(tmp_path / "key")], check=True, capture_output=True)
+    private = (tmp_path / "key").read_text()
+    return re.findall(r"public key: (age1\w+)", private)[0], private
 
-    @pytest.mark.parametrize(
-        ("made_by", "here"),
-        [("0.3.0", "0.2.0"), ("0.10.0", "0.9.0"), ("0.3.0", "0.3.0-rc.1"), ("0.3.1-rc.1", "0.3.0"), ("1.0.0", "0.9.9")],
-    )
-    def test_an_older_one_may_not(self, made_by: str, here: str) -> None:
-        with pytest.raises(RecoveryPointError, match=f"is from Opstage {made_by}, newer than {here}, which would"):
-            require_same_or_newer({"opstage": {"version": made_by}}, here)
 
-    @pytest.mark.parametrize(
-        ("made_by", "here", "named"),
-        [
-            ("0.2.0", "0.2.9", None),
-            ("0.2.0", "0.3.0", None),
-            ("0.2.5", "0.4.1", "the migrations of 0.3, 0.4 run on it"),
-            ("0.9.0", "0.12.0-rc.1", "the migrations of 0.10, 0.11, 0.12 run on it"),
-            ("0.4.0", "1.0.0", "the migrations of every version up to 1.0 run on it"),
-        ],
-    )
-    def test_migrations_of_more_than_one_minor_are_named(self, made_by: str, here: str, named: str | None) -> None:
-        text = describe_migrations({"opstage": {"version": made_by}}, here)
-        if named is None:
-            assert text is None
-        else:
-            assert text is not None
-            assert named in text
+class TestEncrypted:
+    @pytest.fixture
+    def point(self, deployment: dict[str, Any], root: Path, keys: tuple[str, str]) -> RecoveryPoint:
+        return create_recovery_point(deployment, str(root), "manual", "online", "0.1.0", recipients=[keys[0]])
 
-    @pytest.mark.parametrize(
-        ("made_by", "here"), [(None, "0.2.0"), ("0.2.0", None), ("", "0.2.0"), ("0.2", "0.2.0"), ("0.2.0", "edge")]
-    )
-    def test_what_cannot_be_compared_is_refused(self, made_by: str | None, here: str | None) -> None:
-        with pytest.raises(RecoveryPointError, match="The versions cannot be compared"):
-            require_same_or_newer({"opstage": {"version": made_by}}, here)
+    def test_nothing_of_it_can_be_read(self, point: RecoveryPoint, keys: tuple[str, str]) -> None:
+        folder = Path(point.path)
+        assert names_in(folder) == ["manifest.json", "opstage.db.age", "project"]
+        assert names_in(folder / "project") == [".env.age", "compose.yml.age"]
+        for file in (folder / "opstage.db.age", *(folder / "project").iterdir()):
+            assert file.read_bytes().startswith(b"age-encryption.org/v1\n")
+            assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert b"hunter2" not in b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+        assert keys[1].splitlines()[-1] not in (folder / "manifest.json").read_text()
+
+    def test_it_is_found_and_verified_without_the_key(self, point: RecoveryPoint, root: Path) -> None:
+        found = find_recovery_point(str(root), "opstage", "latest")
+        assert (found, found.is_encrypted) == (point, True)
+        verify_recovery_point(found)
+        content = Path(found.database).read_bytes()
+        Path(found.database).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(RecoveryPointError, match=r"is damaged: opstage\.db\.age has SHA-256"):
+            verify_recovery_point(found)
+
+    @pytest.mark.parametrize("missing", ["cut", "gone"])
+    def test_one_that_is_not_whole(self, point: RecoveryPoint, missing: str) -> None:
+        file = Path(point.database)
+        content = file.read_bytes()
+        file.unlink()
+        if missing == "cut":
+            file.write_bytes(content[:-1])
+        with pytest.raises(RecoveryPointError, match=r"opstage\.db\.age has \d+ bytes|it has no opstage\.db\.age"):
+            read_recovery_point(point.path)
+
+    def test_decrypted_it_is_what_it_was(
+        self, point: RecoveryPoint, keys: tuple[str, str], deployment: dict[str, Any], tmp_path: Path
+    ) -> None:
+        plain = decrypt_recovery_point(point, str(tmp_path / "staged" / "decrypted"), keys[1])
+        assert plain == read_recovery_point(plain.path)
+        assert not plain.is_encrypted
+        verify_recovery_point(plain)
+        assert numbers_in(Path(plain.database)) == list(range(1, 21))
+        assert (Path(plain.path) / "project" / ".env").read_bytes() == SECRETS
+        assert names_in(Path(plain.path)) == ["manifest.json", "opstage.db", "project"]
+
+    def test_another_key(self, point: RecoveryPoint, tmp_path: Path) -> None:
+        subprocess.run(["age-keygen", "-o", str(tmp_path / "other")], check=True, capture_output=True)
+        with pytest.raises(RecoveryPointError, match=r"opstage\.db\.age"):
+            decrypt_recovery_point(point, str(tmp_path / "decrypted"), (tmp_path / "other").read_text())
+        assert not (tmp_path / "decrypted").exists()
+
+    def test_one_that_is_not_encrypted(
+        self, deployment: dict[str, Any], root: Path, keys: tuple[str, str], tmp_path: Path
+    ) -> None:
+        with pytest.raises(RecoveryPointError, match="is not encrypted: restore it without a private key"):
+            decrypt_recovery_point(create(deployment, root), str(tmp_path / "decrypted"), keys[1])
+
+    @pytest.mark.parametrize("recipient", ["age1wrong", "AGE-SECRET-KEY-1"])
+    def test_a_recipient_that_is_none_is_told_before_any_work(
+        self, deployment: dict[str, Any], root: Path, recipient: str
+    ) -> None:
+        with pytest.raises(RecoveryPointError, match="Recipient 1 of 1 is"):
+            create_recovery_point(deployment, str(root), "manual", "online", "0.1.0", recipients=[recipient])
+        assert not root.exists()
+
+    def test_a_host_without_age(
+        self, deployment: dict[str, Any], root: Path, keys: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PATH", str(root))
+        with pytest.raises(RecoveryPointError, match="The age command was not found on this host"):
+            create_recovery_point(deployment, str(root), "manual", "online", "0.1.0", recipients=[keys[0]])
+        assert not root.exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_changes import (
     ChangesError,
-    count_changes,
+    compare_databases,
     describe_changes,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Reason
@@ -39,7 +39,7 @@ def changed(before: Path, *statements: str) -> Path:
 
 
 def test_nothing(before: Path) -> None:
-    found = count_changes(str(before), str(changed(before)))
+    found = compare_databases(str(before), str(changed(before))).tables
     assert (found, describe_changes(found)) == ({}, "nothing")
 
 
@@ -54,7 +54,7 @@ def test_rows_that_are_new_different_and_gone(before: Path) -> None:
         'INSERT INTO "odd "" name" VALUES (\'same\')',
     )
     prints = fingerprint(before), fingerprint(after)
-    found = count_changes(str(before), str(after))
+    found = compare_databases(str(before), str(after)).tables
     assert found == {
         'odd " name': {"added": 1, "changed": 0, "removed": 0},
         "pairs": {"added": 0, "changed": 0, "removed": 1},
@@ -75,10 +75,13 @@ def test_what_a_migration_does_to_the_schema(before: Path) -> None:
         "INSERT INTO events VALUES ('1'), ('2')",
         "DROP TABLE pairs",
     )
-    assert count_changes(str(before), str(after)) == {
+    comparison = compare_databases(str(before), str(after))
+    assert comparison.tables == {
         "events": {"added": 2, "changed": 0, "removed": 0},
         "pairs": {"added": 0, "changed": 0, "removed": 2},
     }
+    assert comparison.missing == ["pairs"]
+    assert compare_databases(str(after), str(before)).missing == ["events", "users.role"]
 
 
 def test_what_cannot_be_compared(before: Path) -> None:
@@ -89,7 +92,7 @@ def test_what_cannot_be_compared(before: Path) -> None:
         "DROP TABLE users",
         "CREATE TABLE users (number INTEGER PRIMARY KEY, id TEXT, name TEXT)",
     )
-    found = count_changes(str(before), str(after))
+    found = compare_databases(str(before), str(after)).tables
     assert (found["found"], found["users"]) == (None, None)
     assert "users: not known" in describe_changes(found)
 
@@ -97,5 +100,5 @@ def test_what_cannot_be_compared(before: Path) -> None:
 def test_what_is_no_database(before: Path) -> None:
     (before.parent / "after.db").write_bytes(b"x" * 5000)
     with pytest.raises(ChangesError, match="is not an SQLite database") as caught:
-        count_changes(str(before), str(before.parent / "after.db"))
+        compare_databases(str(before), str(before.parent / "after.db"))
     assert caught.value.reason is Reason.NOT_A_DATABASE

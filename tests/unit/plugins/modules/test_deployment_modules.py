@@ -93,7 +93,8 @@ def test_deployment_and_journal(deployment: dict[str, Any], run: Run, state: Pat
     assert started["entry"]["target"] == {"tag": "0.3.0"}
     cut_off = run("deployment_info")
     assert cut_off["unfinished_operation"]["run"] == lock["token"]
-    assert cut_off["unfinished_operation"]["left"]["serve"] == {"version": "0.2.0", "tag": None, "digest": None}
+    served = {"version": "0.2.0", "tag": None, "digest": None, "image_id": None, "image_digest": None}
+    assert cut_off["unfinished_operation"]["left"]["serve"] == served
     assert cut_off["unfinished_operation"]["details"] == entry["details"]
     finished = run("journal_entry", status="finished", **entry)
     done = run("deployment_info")
@@ -149,6 +150,48 @@ def test_who_lost_the_lock_cannot_go_on(run: Run) -> None:
 def test_no_deployment(docker: RecordedDocker, run: Run) -> None:
     docker.has_containers([])
     assert run("deployment_info")["msg"].startswith("No container of Opstage was found")
+    assert run("deployment_info", required=False)["deployment"] is None
+
+
+def test_a_deployment_that_is_not_the_sought_one_is_an_error_in_any_case(
+    deployment: dict[str, Any], run: Run, tmp_path: Path
+) -> None:
+    assert "No container of Opstage" in run("deployment_info", required=False, project_dir=str(tmp_path))["msg"]
+
+
+def test_summary(deployment: dict[str, Any], run: Run, tmp_path: Path) -> None:
+    root = str(tmp_path / "backups")
+    found = run("deployment_info", root=root)
+    assert found["summary"] == "opstage: Opstage 0.2.0, no answer, its container is running; no recovery point"
+    assert (found["newest_recovery_point"], found["lock"]) == (None, None)
+    made = run("recovery_point", deployment=deployment, root=root)
+    lock = run("deployment_lock", project="opstage", operation="upgrade", claimant=CLAIMANT)
+    left = {"action": "start", "serve": {"version": "0.2.0"}, "outcome": "failed"}
+    options = {"project": "opstage", "operation": "upgrade", "lock": lock["token"]}
+    started = run("journal_entry", status="started", left=left, **options)["entry"]
+    found = run("deployment_info", root=root)
+    assert found["newest_recovery_point"] == {
+        "path": made["path"],
+        "created": made["manifest"]["created"],
+        "reason": "manual",
+    }
+    assert found["lock"]["operation"] == "upgrade"
+    assert lock["token"] not in json.dumps(found["lock"])
+    assert f"newest recovery point {made['manifest']['id']}, less than a minute old" in found["summary"]
+    assert "; at work: upgrade by somebody from here, since " in found["summary"]
+    assert found["summary"].endswith(f"; upgrade that began at {started['time']}: under way or cut off")
+    run("deployment_lock", project="opstage", state="absent", token=lock["token"])
+    assert run("deployment_info", root=root)["summary"].endswith(": CUT OFF, the next run of any playbook ends it")
+
+
+def test_recovery_points_that_cannot_be_listed_keep_nobody_from_acting(
+    deployment: dict[str, Any], run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "backups").mkdir()
+    (tmp_path / "backups" / "opstage").write_text("")
+    found = run("deployment_info", root=str(tmp_path / "backups"))
+    assert found["newest_recovery_point"] is None
+    assert found["deployment"]["project"] == "opstage"
 
 
 def test_a_journal_that_cannot_be_used(deployment: dict[str, Any], run: Run, state: Path) -> None:
