@@ -76,6 +76,6 @@ python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	{ echo "error: Python 3.11 or newer is needed, found: $$("$(PYTHON)" -V 2>/dev/null || echo none)" >&2; exit 1; }
 
-.venv/.%: requirements/%.txt requirements/demo.txt requirements/constraints.txt | python
+.venv/.%: requirements/%.txt requirements/demo.txt requirements/constraints.txt tests/tools/environment.py | python
 	@$(PYTHON) tests/tools/environment.py $*
 	@touch .venv/.demo $@

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from typing import BinaryIO, Iterator
 
 
 def sync_folder(folder: str) -> None:
@@ -18,20 +19,28 @@ def sync_folder(folder: str) -> None:
         os.close(descriptor)
 
 
-def write_new_file(path: str, content: bytes) -> None:
-    """Write a file that must not exist yet, 0600; its content is on disk, its name once the folder is synced.
+@contextlib.contextmanager
+def new_file(path: str) -> Iterator[BinaryIO]:
+    """Write a file that must not exist yet, 0600: on disk when the context ends, gone when that ends with an error.
 
-    Nothing is left of one that cannot be written. Raises OSError, FileExistsError among them.
+    Its name is on disk once the folder is synced. Raises OSError, FileExistsError among them.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
+            yield stream
             stream.flush()
-            os.fsync(stream.fileno())
+            os.fsync(descriptor)
     except BaseException:
-        os.unlink(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
         raise
+
+
+def write_new_file(path: str, content: bytes) -> None:
+    """Write a file as new_file does, with this content. Raises OSError, FileExistsError among them."""
+    with new_file(path) as stream:
+        stream.write(content)
 
 
 def replace_file(path: str, content: bytes) -> None:

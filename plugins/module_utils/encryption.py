@@ -8,16 +8,16 @@ in no argument, no environment, no file and no error.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, Iterator, Sequence
+from typing import Iterator, Sequence
 
 from .command import CommandTimeoutError, CompletedCommand, Take, stream_command
+from .durable_files import new_file
 
 ENCRYPTED_SUFFIX = ".age"
 
@@ -79,7 +79,7 @@ def encrypt_file(source: str, destination: str, recipients: Sequence[str], timeo
     require_age()
     arguments = [argument for recipient in recipients for argument in ("--recipient", recipient)]
     digest = hashlib.sha256()
-    with _explained(source, destination, "encrypted"), open(source, "rb") as reading, _new_file(destination) as writing:
+    with _explained(source, destination, "encrypted"), open(source, "rb") as reading, new_file(destination) as writing:
 
         def take(piece: bytes) -> None:
             writing.write(piece)
@@ -107,7 +107,7 @@ def decrypt_file(source: str, destination: str, identity: str, timeout: float | 
     """
     _require_identity(identity)
     require_age()
-    with _explained(source, destination, "decrypted"), open(source, "rb") as reading, _new_file(destination) as writing:
+    with _explained(source, destination, "decrypted"), open(source, "rb") as reading, new_file(destination) as writing:
         if os.pread(reading.fileno(), len(_BEGINNING), 0) != _BEGINNING:
             raise EncryptionError(
                 f"{source} does not begin as files do that age encrypted: it is damaged, or was never encrypted. Take "
@@ -185,21 +185,6 @@ def _explained(source: str, destination: str, done: str) -> Iterator[None]:
             f"{source} was not {done} in time: age gave {error} and was killed. Allow more time, or see what keeps the "
             "host or its disk busy."
         ) from error
-
-
-@contextmanager
-def _new_file(path: str) -> Iterator[BinaryIO]:
-    """Write a file that must not exist yet, 0600: on disk when the context ends, gone when that ends with an error."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(descriptor)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        raise
 
 
 def _run_age(
