@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which cuts there are: how each is asked for by its key, what came of it, and which make up the whole campaign."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from testbed.process import TestbedError
+
+SEED = 20261123
+RANDOM_MOMENTS = 100
+SECONDS_BEFORE_ANY_TASK = 1.0
+"""Ansible itself takes longer to start: no moment is drawn from these."""
+CONTROLLER, HOST, CONNECTION = "controller", "host", "connection"
+KINDS = {
+    CONTROLLER: "ansible-playbook is killed",
+    HOST: "the host loses its power and is started again, and ansible-playbook is killed",
+    CONNECTION: "the SSH connection is cut and refused, ansible-playbook ends by itself",
+}
+UPGRADE, ROLLBACK, RESTORE, BACKUP = OPERATIONS = ("upgrade", "rollback", "restore", "backup")
+AT_EVERY_TASK = {CONTROLLER: (UPGRADE, ROLLBACK, RESTORE), HOST: OPERATIONS}
+"""The kinds and operations of the whole campaign, besides its random moments."""
+REGISTRY_DOWN = "+registry"
+KEY = re.compile(
+    rf"(?:({'|'.join(KINDS)})/)?({'|'.join(OPERATIONS)}):"
+    rf"(?:([0-9]+\.?[0-9]*)s|(.+?))({re.escape(REGISTRY_DOWN)})?"
+)
+
+
+@dataclass
+class Trial:
+    """One cut: at the task ``moment``, its number or a part of its name, or so many seconds after the start."""
+
+    operation: str
+    moment: str | float
+    kind: str = CONTROLLER
+    registry_down: bool = False
+    """Whether the host cannot reach its registry from the cut on."""
+    task: str = ""
+    """The last task that began."""
+    outcome: str = ""
+    acknowledged: int = 0
+    lost: int = 0
+    flaws: list[str] = field(default_factory=list)
+
+    @property
+    def key(self) -> str:
+        """How it is asked for again."""
+        kind = "" if self.kind == CONTROLLER else f"{self.kind}/"
+        seconds = "s" if isinstance(self.moment, float) else ""
+        return f"{kind}{self.operation}:{self.moment}{seconds}{REGISTRY_DOWN if self.registry_down else ''}"
+
+
+def trial_of(key: str) -> Trial:
+    """The trial that has this key. Raises TestbedError where there can be none."""
+    found = KEY.fullmatch(key)
+    if found is None:
+        raise TestbedError(
+            f"'{key}' is no trial: expected such as upgrade:7, {HOST}/restore:Put in place, {CONNECTION}/backup:3.5s "
+            f"or upgrade:7{REGISTRY_DOWN}"
+        )
+    kind, operation, seconds, task, registry_down = found.groups()
+    return Trial(operation, float(seconds) if seconds else task, kind or CONTROLLER, bool(registry_down))
+
+
+@dataclass(frozen=True)
+class Course:
+    """An operation that nobody disturbs: the names of its tasks, and how many seconds it takes."""
+
+    tasks: Sequence[str]
+    seconds: float
+
+
+def whole_campaign(courses: Mapping[str, Course], kinds: Sequence[str], one_in: int) -> list[Trial]:
+    """All trials of the operations in ``courses``, or one of so many: at every task, and at random moments.
+
+    ``kinds`` are those that are made at every task and at random; none are those of AT_EVERY_TASK, and at random all.
+    The same courses give the same trials.
+    """
+    chance = random.Random(SEED)
+    trials = []
+    for kind in kinds or AT_EVERY_TASK:
+        for operation in courses if kinds else AT_EVERY_TASK[kind]:
+            if operation in courses:
+                trials += [Trial(operation, str(number + 1), kind) for number in range(len(courses[operation].tasks))]
+    for _number in range(RANDOM_MOMENTS):
+        operation = chance.choice(list(courses))
+        moment = round(chance.uniform(SECONDS_BEFORE_ANY_TASK, courses[operation].seconds), 1)
+        trials.append(Trial(operation, moment, chance.choice(list(kinds or KINDS)), chance.random() < 1 / 4))
+    return trials[chance.randrange(one_in) :: one_in]
