@@ -13,6 +13,7 @@ description:
   - Writes the Compose files and the files of variables that a recovery point holds to where they lay, so that the same
     Opstage can be created on a new host.
   - Makes the host folder that the service mounts for its data, with the owner that it had, where it is not a volume.
+  - The recovery point is verified first, its database included.
   - Nothing is overwritten. A file that is there with another content is an error, before anything is written.
 requirements:
   - Docker Compose 2.20 or newer, as C(docker compose).
@@ -103,6 +104,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.project_files impo
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPointError,
     read_recovery_point,
+    verify_recovery_point,
 )
 
 
@@ -118,6 +120,7 @@ def main() -> None:
     options = module.params
     try:
         point = read_recovery_point(options["recovery_point"])
+        verify_recovery_point(point)
         restored = restore_project(point.path, point.manifest, options["project_dir"], module.check_mode)
     except RecoveryPointError as error:
         module.fail_json(msg=f"{error} Nothing was changed.")

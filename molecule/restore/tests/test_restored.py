@@ -6,12 +6,14 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 FETCHED = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "fetched"
+KEY = FETCHED.parent / "key"
 WRITTEN = "standin_writes"
 
 
@@ -21,6 +23,16 @@ def fetched(opstage):
     if "restore_from" not in opstage.variables:
         pytest.skip("not a new host")
     return FETCHED / opstage.variables["restore_from"]
+
+
+@pytest.fixture
+def decrypted(fetched, tmp_path):
+    """The database in it."""
+    if not (fetched / "opstage.db.age").exists():
+        return fetched / "opstage.db"
+    command = ["age", "--decrypt", "--identity", KEY, "--output", tmp_path / "opstage.db", fetched / "opstage.db.age"]
+    subprocess.run(command, check=True)
+    return tmp_path / "opstage.db"
 
 
 @pytest.fixture
@@ -58,8 +70,8 @@ def test_a_refused_restore_is_in_the_journal_and_nothing_else_of_it(opstage, own
     assert "bus_events" in ends[0]["cause"]
 
 
-def test_new_host_has_every_row(opstage, fetched):
-    with closing(sqlite3.connect(f"file:{fetched}/opstage.db?mode=ro&immutable=1", uri=True)) as connection:
+def test_new_host_has_every_row(opstage, decrypted):
+    with closing(sqlite3.connect(f"file:{decrypted}?mode=ro&immutable=1", uri=True)) as connection:
         tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         table = WRITTEN if WRITTEN in tables else "users"
         rows = ["|".join(map(str, row)) for row in connection.execute(f"SELECT * FROM {table} ORDER BY rowid")]
@@ -70,8 +82,12 @@ def test_new_host_has_every_row(opstage, fetched):
 def test_new_host_has_the_project_and_the_image(opstage, fetched):
     manifest = json.loads((fetched / "manifest.json").read_text())
     for file in manifest["project_files"]:
-        assert opstage.host.file(file["source"]).content == (fetched / "project" / file["name"]).read_bytes()
+        kept = fetched / "project" / file["name"]
         assert opstage.host.file(file["source"]).mode == 0o600
+        if kept.exists():
+            assert opstage.host.file(file["source"]).content == kept.read_bytes()
+        else:
+            assert kept.with_name(f"{kept.name}.age").read_bytes().startswith(b"age-encryption.org/v1")
     digests = opstage.output(
         "docker image inspect --format '{{join .RepoDigests \" \"}}' $(docker ps --quiet | "
         "xargs docker inspect --format '{{.Image}}')"
@@ -91,3 +107,17 @@ def test_database_belongs_to_opstage(opstage):
 
 def test_nobody_holds_the_lock(opstage):
     assert not opstage.host.file("/var/lib/opstage/opstage/lock.json").exists
+
+
+def test_what_was_fetched_is_encrypted_where_that_was_asked_for(opstage, fetched):
+    encrypted = "opstage_encryption_identity_file" in opstage.variables
+    assert (fetched / "opstage.db").exists() is not encrypted
+    assert (fetched / "opstage.db.age").exists() is encrypted
+    private = KEY.read_text().splitlines()[-1].encode()
+    assert not any(private in path.read_bytes() for path in fetched.rglob("*") if path.is_file())
+    assert (
+        opstage.host.run(
+            f"grep --recursive --quiet {private.decode()} /root /tmp /opt /var/backups /var/lib/opstage"
+        ).rc
+        == 1
+    )
