@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""After all that was refused the same version serves, and every write that was acknowledged meanwhile is there."""
+
+from __future__ import annotations
+
+from testbed import traffic
+
+
+def test_same_version_serves(opstage):
+    assert opstage.get("/api/system/version")["version"] == "0.2.0"
+    assert opstage.get("/api/system/health")["status"] == "UP"
+
+
+def test_every_acknowledged_write_is_there(opstage, capsys):
+    summary = traffic.stop(opstage.traffic)
+    with capsys.disabled():
+        print(f"\n{opstage.name}: {summary['downtime_seconds']:.2f} s of downtime, {summary['acknowledged']} writes")
+    assert opstage.lost_writes(opstage.database) == []
+    assert summary["versions_seen"] == ["0.2.0"]
+
+
+def test_database_is_sound(opstage):
+    assert opstage.query(opstage.database, "pragma integrity_check") == "ok"
+
+
+def test_database_belongs_to_opstage(opstage):
+    assert opstage.output(f"stat -c '%u:%g %a' {opstage.database}").strip() == "100:101 644"
+
+
+def test_nobody_holds_the_lock(opstage):
+    assert not opstage.host.file("/var/lib/opstage/opstage/lock.json").exists
