@@ -63,6 +63,11 @@ rm -rf {STATE_OF_A_DEPLOYMENT}
 tar --extract --file "{SAVED}/$0.tar"
 docker compose --project-directory {PROJECT} up --detach --pull never
 """
+START_ALWAYS = f"""
+set -e
+sed -i 's/restart: unless-stopped/restart: always/' {PROJECT}/compose.yml
+docker compose --project-directory {PROJECT} up --detach --pull never
+"""
 CUT_CONNECTIONS = "systemctl stop ssh.service; pkill -KILL '^sshd'; true"
 CUT_CONNECTIONS_IN_A_MODULE = f"""
 echo ready
@@ -141,6 +146,10 @@ class Place:
             self.kept[name] = kept
         self.on_host("sh", "-c", LOAD, name)
         return self.kept[name]
+
+    def start_always(self) -> None:
+        """Change Docker's policy: the service starts with the host, even if it was stopped."""
+        self.on_host("sh", "-c", START_ALWAYS)
 
     def write_some(self) -> list[int]:
         """Have WRITES_BEFORE writes acknowledged, and return them."""
@@ -228,6 +237,11 @@ class Place:
         """The image that Compose would start."""
         text = self.on_host("docker", "compose", "--project-directory", PROJECT, "config", "--images")
         return text.strip().rpartition(":")[2]
+
+    def writes_in(self, recovery_point: str) -> set[int]:
+        """The writes that a recovery point has."""
+        database = f"file:{recovery_point}/opstage.db?immutable=1"
+        return {int(line) for line in self.on_host("sqlite3", database, "select number from standin_writes").split()}
 
     def versions(self) -> dict[str, str]:
         """What the trials are made with."""

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 
 from bench.report import as_markdown, as_text
 from campaign.interruption_place import WRITES_BEFORE, WRITES_PER_SECOND
-from campaign.interruption_trials import KINDS, OPERATIONS, REGISTRY_DOWN, Trial
+from campaign.interruption_trials import ALWAYS, KINDS, OPERATIONS, REGISTRY_DOWN, Trial
 from testbed.machine import CHECKOUT
 
 OUTCOMES = ("finished", "failed", "not begun")
-SUMS = ("cuts", "at random", "registry down", *OUTCOMES, "acknowledged", "lost", "flaws")
+SUMS = ("cuts", "at random", "registry down", "always", *OUTCOMES, "acknowledged", "lost", "flaws")
 
 
 def machine() -> dict[str, str]:
@@ -28,6 +28,7 @@ def sums(trials: Sequence[Trial]) -> Sequence[str]:
         len(trials),
         sum(isinstance(trial.moment, float) for trial in trials),
         sum(trial.registry_down for trial in trials),
+        sum(trial.always for trial in trials),
         *(sum(trial.outcome == outcome for trial in trials) for outcome in OUTCOMES),
         sum(trial.acknowledged for trial in trials),
         sum(trial.lost for trial in trials),
@@ -79,7 +80,7 @@ def document(trials: Sequence[Trial], facts: Mapping[str, str], command: str) ->
         "## By operation and kind of cut",
         as_markdown(sum_rows(trials)),
         "## Every cut",
-        READING.format(down=REGISTRY_DOWN).strip(),
+        READING.format(down=REGISTRY_DOWN, always=ALWAYS).strip(),
         as_markdown([[cell.replace("|", "\\|") for cell in row] for row in cut_rows(trials)], "---"),
         *(["## Flaws", "\n".join(f"- {line}" for line in flaw_lines(trials))] if flaw_lines(trials) else []),
     )
@@ -103,7 +104,8 @@ JUDGEMENT = """
 Then there must be: no lock; an end in the journal to everything that began there; an Opstage that serves, in the
 version that its Compose file names, which is the old one unless the upgrade has finished or the rollback has not; and
 every acknowledged write. One whose number the database gave away again counts as lost. A restore or rollback that has
-finished drops what was written from its recovery point until it replaced the database, and must drop nothing else.
+finished drops what was written from its recovery point until it replaced the database, and nothing else; that must be
+in the recovery point which it makes of what was there.
 
 The host is a container, which is killed. All its processes end at once and what it has in memory file systems is gone,
 but the machine's kernel goes on and writes its cache to the disk: a power cut that also loses what was not synced is
@@ -114,6 +116,7 @@ READING = """
 A cut is named as `--only` takes it: `upgrade:7` is before the seventh task of the upgrade, `upgrade:7.3s` 7.3 s after
 its start, with `host/` or `connection/` before it where it is not the controller alone that is killed. Where the
 connection is cut at a task, the task's module is already at work on the host, and goes on alone. After `{down}` the
-host cannot reach its registry while the next playbook runs. An operation that was cut off before it noted in the
-journal that it begins has not begun.
+host cannot reach its registry while the next playbook runs; with `{always}` the project's policy is `restart: always`,
+by which Docker starts with the host also a service that was stopped, and not `unless-stopped`. An operation that was
+cut off before it noted in the journal that it begins has not begun.
 """

@@ -23,10 +23,12 @@ KINDS = {
 UPGRADE, ROLLBACK, RESTORE, BACKUP = OPERATIONS = ("upgrade", "rollback", "restore", "backup")
 AT_EVERY_TASK = {CONTROLLER: (UPGRADE, ROLLBACK, RESTORE), HOST: OPERATIONS}
 """The kinds and operations of the whole campaign, besides its random moments."""
-REGISTRY_DOWN = "+registry"
+REGISTRY_DOWN, ALWAYS = "+registry", "+always"
+CHANCE = 1 / 4
+"""That a random moment has the one or the other."""
 KEY = re.compile(
     rf"(?:({'|'.join(KINDS)})/)?({'|'.join(OPERATIONS)}):"
-    rf"(?:([0-9]+\.?[0-9]*)s|(.+?))({re.escape(REGISTRY_DOWN)})?"
+    rf"(?:([0-9]+\.?[0-9]*)s|(.+?))({re.escape(REGISTRY_DOWN)})?({re.escape(ALWAYS)})?"
 )
 
 
@@ -39,6 +41,8 @@ class Trial:
     kind: str = CONTROLLER
     registry_down: bool = False
     """Whether the host cannot reach its registry from the cut on."""
+    always: bool = False
+    """Whether Docker's policy is to start the service with the host even if it was stopped, `restart: always`."""
     task: str = ""
     """The last task that began."""
     outcome: str = ""
@@ -50,8 +54,9 @@ class Trial:
     def key(self) -> str:
         """How it is asked for again."""
         kind = "" if self.kind == CONTROLLER else f"{self.kind}/"
-        seconds = "s" if isinstance(self.moment, float) else ""
-        return f"{kind}{self.operation}:{self.moment}{seconds}{REGISTRY_DOWN if self.registry_down else ''}"
+        moment = f"{self.moment}s" if isinstance(self.moment, float) else self.moment
+        suffixes = (REGISTRY_DOWN if self.registry_down else "") + (ALWAYS if self.always else "")
+        return f"{kind}{self.operation}:{moment}{suffixes}"
 
 
 def trial_of(key: str) -> Trial:
@@ -60,10 +65,11 @@ def trial_of(key: str) -> Trial:
     if found is None:
         raise TestbedError(
             f"'{key}' is no trial: expected such as upgrade:7, {HOST}/restore:Put in place, {CONNECTION}/backup:3.5s "
-            f"or upgrade:7{REGISTRY_DOWN}"
+            f"or upgrade:7{REGISTRY_DOWN}{ALWAYS}"
         )
-    kind, operation, seconds, task, registry_down = found.groups()
-    return Trial(operation, float(seconds) if seconds else task, kind or CONTROLLER, bool(registry_down))
+    kind, operation, seconds, task, registry_down, always = found.groups()
+    moment = float(seconds) if seconds else task
+    return Trial(operation, moment, kind or CONTROLLER, bool(registry_down), bool(always))
 
 
 @dataclass(frozen=True)
@@ -89,5 +95,6 @@ def whole_campaign(courses: Mapping[str, Course], kinds: Sequence[str], one_in: 
     for _number in range(RANDOM_MOMENTS):
         operation = chance.choice(list(courses))
         moment = round(chance.uniform(SECONDS_BEFORE_ANY_TASK, courses[operation].seconds), 1)
-        trials.append(Trial(operation, moment, chance.choice(list(kinds or KINDS)), chance.random() < 1 / 4))
+        kind, registry_down = chance.choice(list(kinds or KINDS)), chance.random() < CHANCE
+        trials.append(Trial(operation, moment, kind, registry_down, always=chance.random() < CHANCE))
     return trials[chance.randrange(one_in) :: one_in]

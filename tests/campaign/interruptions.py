@@ -5,8 +5,9 @@
     interruptions.py --one-in 8             an eighth of it
     interruptions.py --kind connection      a cut of the SSH connection at every task, and at random moments
     interruptions.py --only upgrade:7       one trial, as it is listed; a task can be given by a part of its name, too
-    interruptions.py --only host/restore:3.5s+registry
-                                            the host restarted 3.5 s after the start; then its registry is out of reach
+    interruptions.py --only host/restore:3.5s+registry+always
+                                            the host restarted 3.5 s after the start, under `restart: always`; then its
+                                            registry is out of reach
 
 On a host of the testbed, under a writer of 200 acknowledged writes a second. After each cut the backup playbook runs,
 which must find what was cut off and bring it to its end. Exit status 0 when nothing was lost, 1 otherwise.
@@ -23,7 +24,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -79,6 +80,8 @@ def course_of(place: Place, operation: str) -> Course:
 def attempt(place: Place, trial: Trial) -> None:
     """Make one trial, and note in it what came of it."""
     kept = place.put_back(trial.operation)
+    if trial.always:
+        place.start_always()
     with place.writer() as state:
         cut_off(place, trial)
         with place.without_registry() if trial.registry_down else contextlib.nullcontext():
@@ -125,12 +128,16 @@ def judge(place: Place, trial: Trial, kept: Sequence[int], numbers: Sequence[int
     if version:
         wanted = [*kept, *not_dropped(trial, numbers)]
         trial.lost = lost(wanted, check_url([*kept, *numbers], place.url)["missing"])
+        dropped = numbers[: len(kept) + len(numbers) - len(wanted)]
+        if dropped:
+            trial.lost += lost(dropped, set(dropped) - place.writes_in(own[-1]["present"]))
 
 
 def not_dropped(trial: Trial, numbers: Sequence[int]) -> Sequence[int]:
     """Those of the acknowledged writes that must be there: after a restore those since it, otherwise all.
 
-    With the older database the service goes on from an older number.
+    With the older database the service goes on from an older number. What came before is dropped, and must be in the
+    recovery point that the restore made of what was there.
     """
     if trial.operation not in DROPPING or trial.outcome != "finished":
         return numbers
@@ -139,7 +146,7 @@ def not_dropped(trial: Trial, numbers: Sequence[int]) -> Sequence[int]:
     return numbers[place:] if step > STEP_BACK else []
 
 
-def lost(wanted: Sequence[int], missing: Sequence[int]) -> int:
+def lost(wanted: Sequence[int], missing: Collection[int]) -> int:
     """How many of these writes are gone. One whose number was given to another is gone, too."""
     present = set(wanted) - set(missing)
     return len(wanted) - len(present)

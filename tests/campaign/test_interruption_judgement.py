@@ -19,7 +19,8 @@ COURSES = {"upgrade": Course(["one", "two", "three"], 12.0), "backup": Course(["
         ("upgrade:7", Trial("upgrade", "7")),
         ("upgrade:7+registry", Trial("upgrade", "7", registry_down=True)),
         ("host/restore:Put in place | Replace", Trial("restore", "Put in place | Replace", HOST)),
-        ("connection/backup:3.5s+registry", Trial("backup", 3.5, CONNECTION, registry_down=True)),
+        ("host/upgrade:7+always", Trial("upgrade", "7", HOST, always=True)),
+        ("connection/backup:3.5s+registry+always", Trial("backup", 3.5, CONNECTION, registry_down=True, always=True)),
     ],
 )
 def test_a_trial_is_asked_for_by_the_key_under_which_it_is_listed(key: str, trial: Trial) -> None:
@@ -83,8 +84,8 @@ def test_the_page_sums_up_and_names_no_path_of_this_machine() -> None:
         Trial("upgrade", 3.5, HOST, True, outcome="finished", acknowledged=90, lost=2, flaws=[f"see {CHECKOUT}/log"]),
     ]
     page = document(trials, {"machine": "2 cores"}, "the command")
-    assert "| upgrade, controller | 1 | 0 | 0 | 0 | 1 | 0 | 900 | 0 | 0 |" in page
-    assert "| all | 2 | 1 | 1 | 1 | 1 | 0 | 990 | 2 | 1 |" in page
+    assert "| upgrade, controller | 1 | 0 | 0 | 0 | 0 | 1 | 0 | 900 | 0 | 0 |" in page
+    assert "| all | 2 | 1 | 1 | 0 | 1 | 1 | 0 | 990 | 2 | 1 |" in page
     assert "| upgrade:7 | failed | 900 | 0 | upgrade : Switch \\| Pin |" in page
     assert "- host/upgrade:3.5s+registry: see log" in page
     assert str(CHECKOUT) not in page

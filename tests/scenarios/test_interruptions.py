@@ -14,13 +14,14 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 CAMPAIGN = CHECKOUT / "tests" / "campaign" / "interruptions.py"
 SAMPLE = (
     "upgrade:At rest | Make a recovery point of every acknowledged write",
-    "upgrade:Switch | Pin the tag of the target version",
-    "upgrade:Switch | Record that the upgrade has ended",
-    "restore:Put in place | Replace the database",
+    "host/upgrade:Switch | Record that clients reach the target version",
+    "upgrade:Switch | Record that the upgrade has ended+registry",
+    "connection/restore:Put in place | Replace the database",
     "backup:Offline | Make a recovery point",
     "rollback:Switch back | Pin the previous image",
 )
-"""Where the service is stopped, half switched, open to clients; where a database was replaced and not started yet."""
+"""Where the service is stopped; where the new version runs, and comes back after a restart, but no client may reach it;
+where it is open to clients; where a database is being replaced; where one was replaced and not started yet."""
 
 
 @pytest.mark.skipif(bool(os.environ.get("OPSTAGE_IMAGE", "").strip()), reason="the real image numbers no writes")
