@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, Iterator, Mapping
 
-from .durable_files import PrivateFolderError, make_private_folder, replace_file, sync_folder
+from .durable_files import PrivateFolderError, is_full, make_private_folder, replace_file, sync_folder
 
 LOCK_NAME = "lock.json"
 LEASE = timedelta(hours=1)
@@ -159,7 +159,10 @@ def _require_dead(holder: Holder, gone: str | None) -> None:
 
 
 def renew_lock(folder: str, token: str) -> None:
-    """Give a sign of life. Raises DeploymentLockError when the lock is not held with this token any more."""
+    """Give a sign of life; where the disk is full, none, since the lock is held all the same.
+
+    Raises DeploymentLockError when it is not held with this token any more.
+    """
     with _mutex(folder) as path:
         holder = _read(path)
         if holder is None or holder.token != token:
@@ -168,7 +171,11 @@ def renew_lock(folder: str, token: str) -> None:
                 f"This operation does not hold the lock {path} any more: {now_held}. Nothing further is changed. "
                 "See with the status playbook what was left, and run the playbook again."
             )
-        _write(path, dataclasses.replace(holder, seen=_utc_now()))
+        try:
+            _write(path, dataclasses.replace(holder, seen=_utc_now()))
+        except OSError as error:
+            if not is_full(error):
+                raise
 
 
 def release_lock(folder: str, token: str) -> bool:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from typing import BinaryIO, Iterator
@@ -51,6 +52,20 @@ def replace_file(path: str, content: bytes) -> None:
     write_new_file(partial, content)
     os.rename(partial, path)
     sync_folder(os.path.dirname(path))
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a file system has no room, or the user may have no more of it."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def reserve_room(path: str, size: int) -> None:
+    """Let the file `path`, 0600, take `size` bytes of its disk, which removing it sets free; raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
 
 
 class PrivateFolderError(Exception):

@@ -10,7 +10,7 @@ import os
 from datetime import datetime, timezone
 from typing import Any, Mapping
 
-from .durable_files import PrivateFolderError, make_private_folder, sync_folder
+from .durable_files import PrivateFolderError, is_full, make_private_folder, reserve_room, sync_folder
 
 STATE_ROOT = "/var/lib/opstage"
 """Folder on the host that holds one folder of state for each project."""
@@ -25,6 +25,11 @@ file `database`, whose checksum is `sha256`, in the place of the database, then 
 files name the tag and digest of `serve`, if it has any, start the service, see that it is of the version of `serve`,
 and record the `outcome`, `finished` or `failed`.
 """
+
+RESERVE_NAME = "reserve"
+RESERVE_SIZE = 256 << 10
+"""Bytes that a file beside the journal takes, from an operation's first entry on: its further entries are to be written
+on a disk that has become full meanwhile, too, or it could neither be ended nor undone."""
 
 _NEEDED = {"time", "operation", "status", "run"}
 
@@ -57,17 +62,30 @@ def append_entry(path: str, operation: str, status: str, run: str, details: Mapp
     entry: dict[str, Any] = {**details, "time": utc_now(), "operation": operation, "status": status, "run": run}
     line = (json.dumps(entry, sort_keys=True) + "\n").encode()
     folder = os.path.dirname(path)
+    reserve = os.path.join(folder, RESERVE_NAME)
     try:
         make_private_folder(folder)
-        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "ab") as stream:
-            stream.write(_line_end_if_cut(descriptor) + line)
-            stream.flush()
-            os.fsync(descriptor)
+        if status == "started":
+            reserve_room(reserve, RESERVE_SIZE)
+        try:
+            _append(path, line)
+        except OSError as error:
+            if not is_full(error) or not os.path.lexists(reserve):
+                raise
+            os.unlink(reserve)
+            _append(path, line)
         sync_folder(folder)
     except (OSError, PrivateFolderError) as error:
         raise JournalError(f"The journal {path} cannot be written: {error}") from error
     return entry
+
+
+def _append(path: str, line: bytes) -> None:
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "ab") as stream:
+        stream.write(_line_end_if_cut(descriptor) + line)
+        stream.flush()
+        os.fsync(descriptor)
 
 
 def _line_end_if_cut(descriptor: int) -> bytes:

@@ -46,6 +46,7 @@ from .sqlite_files import (
     found_status,
     opened_folder,
     opened_plain_file,
+    require_space,
     sha256_of,
     utc_stamp,
 )
@@ -147,12 +148,14 @@ def create_recovery_point(
     collection_version: str,
     progress: ProgressReport | None = None,
     recipients: Sequence[str] = (),
+    way_back: bool = False,
 ) -> RecoveryPoint:
     """Copy the database and the project's files of `deployment` into a new folder below `root`.
 
     deployment: the fields of deployment.Deployment. method: `online` or `offline`, as it is recorded. The folder gets
     its name last, after everything in it is verified and on disk; on any failure nothing is left of it. `progress` is
-    called now and then. `recipients` are public keys: once verified, the files are encrypted for them.
+    called now and then. `recipients` are public keys: once verified, the files are encrypted for them. `way_back`
+    requires that the copy can be put back into the folder of the database, beside what is there.
     Raises RecoveryPointError, SnapshotError, PrivateFolderError, OSError.
     """
     if recipients:
@@ -170,6 +173,8 @@ def create_recovery_point(
         try:
             copy = os.path.join(partial, DATABASE_NAME)
             snapshot = create_snapshot(deployment["database"], copy, verify=_VERIFY_LEVEL, progress=progress)
+            if way_back:
+                _require_way_back(deployment["database"], snapshot.size)
             contents = read_contents(copy)
             files = copy_project_files(deployment, os.path.join(partial, PROJECT_FOLDER))
             manifest = _describe(
@@ -230,6 +235,16 @@ def _require_space(parent: str, database: str, copies: int) -> None:
             f"Too little room for a recovery point in {parent}: {free} bytes are free, {needed} are needed "
             f"(database, its log, and {_FREE_SPACE_RESERVE} to spare). {needed - free} bytes are missing."
         )
+
+
+def _require_way_back(database: str, size: int) -> None:
+    """Raise RecoveryPointError unless `size` bytes fit beside the database: the old one is put there before it gets its
+    name.
+    """
+    try:
+        require_space(os.path.dirname(database), size)
+    except DatabaseFileError as error:
+        raise RecoveryPointError(f"What is there now could not be put back later: {error}.") from error
 
 
 def _require_encryption(recipients: Sequence[str]) -> None:

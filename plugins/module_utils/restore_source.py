@@ -13,7 +13,7 @@ from .image_reference import parse_image_reference
 from .recovery_point import RecoveryPoint, RecoveryPointError, find_recovery_point, verify_recovery_point
 from .semantic_version import Version, VersionError, parse_version
 from .sqlite_contents import ContentsError, guess_version
-from .sqlite_files import ProgressReport
+from .sqlite_files import DatabaseFileError, ProgressReport, require_space
 from .sqlite_verify import VerificationError, verify_database
 
 WORKED_OUT, OPERATOR = ("tables", "operator")
@@ -123,6 +123,14 @@ def require_same_or_newer(source: RestoreSource, version: str | None, acknowledg
         f"The recovery point is from Opstage {found}, newer than {here}, which would have to open it. "
         f"Upgrade to {found} first, or choose an older recovery point."
     )
+
+
+def require_room(source: RestoreSource, database: str) -> None:
+    """Raise RecoveryPointError unless there is room for the copy beside `database`, which it is to replace."""
+    try:
+        require_space(os.path.dirname(database), os.stat(source.database).st_size)
+    except (DatabaseFileError, OSError) as error:
+        raise RecoveryPointError(f"{source.path} cannot be put in the place of {database}: {error}.") from error
 
 
 def must_fit_schema(source: RestoreSource, version: str | None, acknowledged: str | None = None) -> bool:

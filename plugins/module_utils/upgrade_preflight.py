@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any, Mapping
 
 from .image_reference import parse_image_reference
 from .semantic_version import VersionError, parse_version
+from .sqlite_files import DatabaseFileError, require_space
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def plan_upgrade(
     needed = deployment["version"] != target_version or deployment["tag"] != target_version
     problems = _version_problems(deployment["version"], target_version) if needed else []
     problems += _service_problems(deployment)
+    if needed and deployment["database_size"] is not None:
+        problems += _room_problems(deployment["database"])
     return UpgradePlan(needed=needed, problems=problems, source=source, target=target)
 
 
@@ -68,6 +72,16 @@ def _version_problems(current_version: str | None, target_version: str) -> list[
             f"opstage_version {target} is older than {current}, which runs: an older Opstage would open a newer "
             "database. Use the rollback playbook to undo an upgrade."
         ]
+    return []
+
+
+def _room_problems(database: str) -> list[str]:
+    """Going back puts the old database beside the new one, which is as large before it takes its place."""
+    size = sum(os.lstat(path).st_size for path in (database, f"{database}-wal") if os.path.lexists(path))
+    try:
+        require_space(os.path.dirname(database), size)
+    except (DatabaseFileError, OSError) as error:
+        return [f"A rollback could not put the database back: {error}."]
     return []
 
 

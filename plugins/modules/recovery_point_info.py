@@ -60,6 +60,9 @@ options:
       - Worked out from its tables when not given, as the newest that has them. For one that has tables of no known
         version it must be given.
     type: str
+  replaces:
+    description: The database that it is to replace; there must be room for it beside that.
+    type: path
   acknowledge:
     description:
       - The version that the database came from, to have it in spite of an older O(version).
@@ -147,6 +150,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.restore_source imp
     describe_migrations,
     find_restore_source,
     must_fit_schema,
+    require_room,
     require_same_or_newer,
 )
 
@@ -173,6 +177,7 @@ def main() -> None:
             "version": {"type": "str"},
             "source_version": {"type": "str"},
             "acknowledge": {"type": "str"},
+            "replaces": {"type": "path"},
             "progress_file": {"type": "path"},
         },
         supports_check_mode=True,
@@ -189,6 +194,8 @@ def main() -> None:
                 progress,
             )
         compared = compare_versions(module, source)
+        if parameters["replaces"] is not None:
+            require_room(source, parameters["replaces"])
     except RecoveryPointError as error:
         module.fail_json(msg=f"{error} Nothing was changed.")
     module.exit_json(

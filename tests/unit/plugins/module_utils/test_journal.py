@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import (
+    DeploymentLockError,
+    find_holder,
+    release_lock,
+    renew_lock,
+    take_lock,
+)
 from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
     JournalError,
     append_entry,
@@ -19,6 +27,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
     journal_path,
     read_entries,
 )
+from sqlite_testing import mounted_tmpfs
 
 # Appends an entry where a file may not grow beyond so many bytes, as on a disk that is nearly full.
 WRITER_WITHOUT_ROOM = """
@@ -187,3 +196,42 @@ def test_what_is_left_of_an_operation_is_what_its_newest_entry_says(path: Path) 
         "left": {"action": "replace"},
         "details": {"source": "0.2.0", "recovery_point": "/a"},
     }
+
+
+class TestFullDisk:
+    def fill(self, folder: Path) -> Path:
+        filler = folder / "filler"
+        with filler.open("wb") as stream, contextlib.suppress(OSError):
+            while True:
+                os.write(stream.fileno(), b"x" * 4096)
+        return filler
+
+    def test_an_operation_that_has_begun_can_be_recorded_to_its_end(self, tmp_path: Path) -> None:
+        with mounted_tmpfs(tmp_path / "state", "1m") as state:
+            path = str(state / "opstage" / "journal.jsonl")
+            append_entry(path, "upgrade", "started", "1", {"long": "x" * 5000})
+            self.fill(state)
+            for status in ("step", "step", "failed"):
+                append_entry(path, "upgrade", status, "1", {"long": "x" * 5000})
+            assert [entry["status"] for entry in read_entries(path)] == ["started", "step", "step", "failed"]
+
+    def test_none_begins_without_room_for_its_end(self, tmp_path: Path) -> None:
+        with mounted_tmpfs(tmp_path / "state", "1m") as state:
+            path = str(state / "opstage" / "journal.jsonl")
+            append_entry(path, "upgrade", "finished", "1", {})
+            filler = self.fill(state)
+            with pytest.raises(JournalError, match=r"cannot be written: .*No space left"):
+                append_entry(path, "backup", "started", "2", {})
+            assert [entry["status"] for entry in read_entries(path)] == ["finished"]
+            filler.unlink()
+            append_entry(path, "backup", "started", "2", {})
+
+    def test_the_lock_stays_held(self, tmp_path: Path) -> None:
+        with mounted_tmpfs(tmp_path / "state", "1m") as state:
+            holder, _previous = take_lock(str(state / "opstage"), "upgrade", "somebody", "here", None)
+            self.fill(state)
+            renew_lock(str(state / "opstage"), holder.token)
+            with pytest.raises(DeploymentLockError, match="does not hold the lock"):
+                renew_lock(str(state / "opstage"), "other")
+            assert find_holder(str(state / "opstage")) == holder
+            assert release_lock(str(state / "opstage"), holder.token)

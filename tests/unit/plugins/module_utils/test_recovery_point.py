@@ -32,7 +32,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point imp
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Progress, Reason
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot import SnapshotError
-from sqlite_testing import fingerprint, killed_deployment, make_database, names_in, numbers_in, writing
+from sqlite_testing import fingerprint, killed_deployment, make_database, mounted_tmpfs, names_in, numbers_in, writing
 
 COMPOSE = b"services:\r\n  opstage:\r\n    image: repo:0.2.0 # kept as it is\r\n"
 SECRETS = b"OPSTAGE_SESSION_SECRET=hunter2\n"
@@ -231,6 +231,18 @@ class TestNothingIsLeft:
     def test_of_a_compose_file_that_cannot_be_read(self, deployment: dict[str, Any], root: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"missing\.yml"):
             create({**deployment, "config_files": [deployment["config_files"][0], "/nowhere/missing.yml"]}, root)
+
+    def test_of_too_little_room_for_the_way_back(self, deployment: dict[str, Any], root: Path, tmp_path: Path) -> None:
+        with mounted_tmpfs(tmp_path / "small", "1m") as small:
+            path = make_database(small / "opstage.db", 20, "DELETE")
+            filler = small / "filler"
+            filler.write_bytes(b"x" * (os.statvfs(small).f_bavail * 4096 - 4096))
+            options = (str(root), "pre-upgrade", "offline", "0.1.0")
+            with pytest.raises(RecoveryPointError, match="What is there now could not be put back later: no space in"):
+                create_recovery_point({**deployment, "database": str(path)}, *options, way_back=True)
+            filler.unlink()
+            point = create_recovery_point({**deployment, "database": str(path)}, *options, way_back=True)
+            shutil.rmtree(point.path)
 
     @pytest.mark.parametrize("image", ["user:hunter2@registry.example/opstage:0.2.0", "https://a:hunter2@b/c"])
     def test_of_an_image_with_a_password(self, deployment: dict[str, Any], root: Path, image: str) -> None:

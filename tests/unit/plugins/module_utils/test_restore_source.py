@@ -19,10 +19,11 @@ from ansible_collections.capsule.opstage.plugins.module_utils.restore_source imp
     describe_migrations,
     find_restore_source,
     must_fit_schema,
+    require_room,
     require_same_or_newer,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_contents import TABLES_ADDED
-from sqlite_testing import fingerprint, make_database, names_in
+from sqlite_testing import fingerprint, make_database, mounted_tmpfs, names_in
 
 PINNED = "registry.example:5000/opstage:0.3.0@sha256:" + "4" * 64
 
@@ -245,3 +246,15 @@ def test_a_manifest_that_is_read_back_gives_the_same(root: Path, tmp_path: Path)
     found, _warnings = find(root, point.path)
     assert found.manifest == json.loads((Path(point.path) / "manifest.json").read_text())
     assert found.image() == {"repository": "opstage", "tag": "0.3.0", "digest": None}
+
+
+def test_room_beside_what_is_replaced(root: Path, tmp_path: Path) -> None:
+    found, _warnings = find(root, downloaded(tmp_path))
+    require_room(found, str(tmp_path / "opstage.db"))
+    with (
+        mounted_tmpfs(tmp_path / "small", "64k") as small,
+        pytest.raises(
+            RecoveryPointError, match=f"cannot be put in the place of {small}/opstage.db: no space in {small}: "
+        ),
+    ):
+        require_room(found, str(small / "opstage.db"))

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_preflight import UpgradePlan, plan_upgrade
+from sqlite_testing import mounted_tmpfs
 
 DIGEST = "sha256:" + "0" * 64
 DEPLOYMENT: dict[str, Any] = {
@@ -18,7 +20,7 @@ DEPLOYMENT: dict[str, Any] = {
     "container_status": "running",
     "status": "UP",
     "url": "http://127.0.0.1:8080",
-    "database": "/data/opstage.db",
+    "database": "/opstage.db",
     "database_size": 4096,
 }
 
@@ -99,7 +101,7 @@ def test_a_service_that_is_not_healthy(status: str | None, words: str) -> None:
 
 
 def test_no_database() -> None:
-    assert only_problem(database_size=None) == "There is no database at /data/opstage.db."
+    assert only_problem(database_size=None) == "There is no database at /opstage.db."
 
 
 def test_an_empty_database_file_is_there() -> None:
@@ -124,3 +126,12 @@ def test_after_an_operation_that_was_cut_off_nothing_else_can_be_judged() -> Non
     unfinished = {"operation": "upgrade", "time": "2026-11-22T02:15:00.000000Z"}
     found = plan("0.1.0", unfinished, status="DOWN", database_size=None)
     assert len(found.problems) == 1
+
+
+def test_too_little_room_to_go_back(tmp_path: Path) -> None:
+    with mounted_tmpfs(tmp_path / "small", "1m") as small:
+        (small / "opstage.db").write_bytes(b"x" * 300_000)
+        assert plan(database=str(small / "opstage.db")).problems == []
+        (small / "opstage.db-wal").write_bytes(b"x" * 300_000)
+        problem = only_problem(database=str(small / "opstage.db"))
+    assert f"A rollback could not put the database back: no space in {small}: 600000 bytes are needed" in problem
