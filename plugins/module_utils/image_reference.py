@@ -57,8 +57,15 @@ class ImageReference:
 
 
 def parse_image_reference(text: str) -> ImageReference:
-    """Return the parts of an image reference; raises ImageReferenceError when it is none."""
-    name, at_sign, digest = text.partition("@")
+    """Return the parts of an image reference; raises ImageReferenceError when it is none.
+
+    What stands before an @ that no digest follows may be a password, and is not shown.
+    """
+    name, at_sign, digest = text.rpartition("@") if "@" in text else (text, "", "")
+    if at_sign:
+        validate_digest(digest)
+    if "@" in name:
+        raise ImageReferenceError("What has more than one @ is no image reference: expected one, before the digest.")
     repository, tag = name, None
     last_slash = name.rfind("/")
     last_colon = name.rfind(":")

@@ -168,7 +168,7 @@ def create_recovery_point(
         _remove_partial_folders(parent)
         _require_space(parent, deployment["database"], 2 if recipients else 1)
         identifier = f"{utc_stamp()}-{reason}"
-        partial = os.path.join(parent, _PARTIAL_PREFIX + identifier)
+        partial = present = os.path.join(parent, _PARTIAL_PREFIX + identifier)
         os.mkdir(partial, 0o700)
         try:
             copy = os.path.join(partial, DATABASE_NAME)
@@ -187,9 +187,10 @@ def create_recovery_point(
             sync_folder(partial)
             final = os.path.join(parent, identifier)
             os.rename(partial, final)
+            present = final
             sync_folder(parent)
         except BaseException as error:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(present, ignore_errors=True)
             if isinstance(error, (ContentsError, EncryptionError)):
                 raise RecoveryPointError(str(error)) from error
             if isinstance(error, ManifestError):

@@ -106,3 +106,20 @@ def test_parts_are_validated_whichever_way_a_reference_is_made() -> None:
     assert dataclasses.replace(reference, tag="0.3.0", digest=None).format() == "repo:0.3.0"
     with pytest.raises(ImageReferenceError):
         dataclasses.replace(reference, tag="0.3.0\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "user:hunter2@registry.example/opstage:0.2.0",
+        "user:hunter2!@registry.example/opstage:0.2.0",
+        "user:hun@ter2@registry.example/opstage:0.2.0",
+        f"user:hunter2@registry.example/opstage@{DIGEST}",
+        f"https://user:hunter2 @registry.example/opstage@{DIGEST}",
+    ],
+)
+def test_a_password_is_not_shown(text: str) -> None:
+    with pytest.raises(ImageReferenceError) as caught:
+        parse_image_reference(text)
+    for part in ("hunter2", "hun", "ter2"):
+        assert part not in str(caught.value)

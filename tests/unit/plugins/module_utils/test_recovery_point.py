@@ -232,6 +232,17 @@ class TestNothingIsLeft:
         with pytest.raises(FileNotFoundError, match=r"missing\.yml"):
             create({**deployment, "config_files": [deployment["config_files"][0], "/nowhere/missing.yml"]}, root)
 
+    def test_of_a_name_that_is_not_on_the_disk(
+        self, deployment: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(folder: str) -> None:
+            if folder == str(root / "opstage"):
+                raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(recovery_point, "sync_folder", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            create(deployment, root)
+
     def test_of_too_little_room_for_the_way_back(self, deployment: dict[str, Any], root: Path, tmp_path: Path) -> None:
         with mounted_tmpfs(tmp_path / "small", "1m") as small:
             path = make_database(small / "opstage.db", 20, "DELETE")
