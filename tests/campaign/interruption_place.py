@@ -248,7 +248,7 @@ class Place:
         ansible = run([str(CHECKOUT / ".venv" / "bin" / "ansible-playbook"), "--version"]).splitlines()[0]
         return {
             "Opstage (stand-in)": f"{OLD}, upgraded to {NEW}",
-            "controller": ansible.rpartition("[")[2].rstrip("]"),
+            "controller": f"ansible-{ansible.rpartition('[')[2].rstrip(']')}",
             "host": f"Debian {self.on_host('cat', '/etc/debian_version')}, Docker Engine "
             f"{self.on_host('docker', 'version', '--format', '{{.Server.Version}}')}, Compose "
             f"{self.on_host('docker', 'compose', 'version', '--short')}, "
