@@ -24,6 +24,7 @@ LABEL_PROJECT = "com.docker.compose.project"
 LABEL_SERVICE = "com.docker.compose.service"
 LABEL_FOLDER = "com.docker.compose.project.working_dir"
 LABEL_FILES = "com.docker.compose.project.config_files"
+LABEL_REPLACE = "com.docker.compose.replace"
 LABEL_ENVIRONMENT_FILES = "com.docker.compose.project.environment_file"
 
 
@@ -41,8 +42,9 @@ class Deployment:
 
     project_dir, config_files, environment_files, data_dir and database are absolute paths on the host; sizes are
     bytes. digest: `sha256:…` of the image in its repository, None for an image that no registry knows.
-    container_health is Docker's word and a hint only: the published sample's health check is wrong. status: `UP`,
-    `DEGRADED` or `DOWN` as the API says, None when it does not answer. version: as the API says, else the
+    container_started: when it was last, RFC 3339, year 1 where it never was. isolated: it has no network, so no client
+    reaches it. container_health is Docker's word and a hint only: the published sample's health check is wrong.
+    status: `UP`, `DEGRADED` or `DOWN` as the API says, None when it does not answer. version: as the API says, else the
     image's label, else the tag; version_source says which (`api`, `label`, `tag`).
     """
 
@@ -53,7 +55,9 @@ class Deployment:
     service: str
     container: str
     container_status: str
+    container_started: str
     container_health: str | None
+    isolated: bool
     image: str
     repository: str
     tag: str | None
@@ -97,10 +101,24 @@ def ask(url: str) -> ServiceStatus | None:
 
 
 def list_containers() -> list[dict[str, Any]]:
-    """Return Docker's description of every container that Compose made for a service, running or not."""
+    """Return Docker's description of every container that Compose made for a service, running or not.
+
+    Where Compose was cut off while it replaced one, the old one is left out: the next `up` ends that.
+    """
     arguments = ["ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={LABEL_SERVICE}"]
     arguments += ["--filter", "label=com.docker.compose.oneoff=False"]
-    return inspect("container", run_docker(arguments).split())
+    containers = inspect("container", run_docker(arguments).split())
+    replaced = {label(container, LABEL_REPLACE) for container in containers}
+    return [container for container in containers if container["Id"] not in replaced]
+
+
+def find_container(project: str, service: str) -> str:
+    """Return the name of the container that Compose made for the service; raises DiscoveryError, DockerError."""
+    wanted = (project, service)
+    for container in list_containers():
+        if (label(container, LABEL_PROJECT), label(container, LABEL_SERVICE)) == wanted:
+            return name_of(container)
+    raise DiscoveryError(f"The service {service} of the project {project} has no container any more.")
 
 
 def label(container: Mapping[str, Any], name: str) -> str:
@@ -245,7 +263,9 @@ def describe_deployment(
         service=label(container, LABEL_SERVICE),
         container=name_of(container),
         container_status=state["Status"],
+        container_started=state["StartedAt"],
         container_health=(state.get("Health") or {}).get("Status"),
+        isolated=container["HostConfig"].get("NetworkMode") == "none",
         image=container["Config"]["Image"],
         repository=reference.repository,
         tag=reference.tag,

@@ -130,8 +130,8 @@ def journal_size(path: str) -> int:
 def find_unfinished(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Return the operation that began last, when nothing says how it ended; None otherwise.
 
-    `operation`, `run`, the `time` at which it started, `left`: how it is to be ended (LEFT_ACTIONS), and `details`:
-    what its entries said, the newer ones first.
+    `operation`, `run`, the `time` at which it started, when its newest entry was `recorded`, `left`: how it is to be
+    ended (LEFT_ACTIONS), and `details`: what its entries said, the newer ones first.
     """
     begun = [number for number, entry in enumerate(entries) if entry["status"] == "started"]
     if not begun:
@@ -147,6 +147,7 @@ def find_unfinished(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
         "operation": started["operation"],
         "run": started["run"],
         "time": started["time"],
+        "recorded": said["time"],
         "left": said.get("left"),
         "details": {name: value for name, value in said.items() if name not in (*_NEEDED, "left")},
     }

@@ -33,8 +33,12 @@ options:
     description: Address at which the host reaches the service.
     type: str
     required: true
-  container:
-    description: Name of the service's container.
+  project:
+    description: Name of the Compose project.
+    type: str
+    required: true
+  service:
+    description: Name of the service in it. Its container is looked for by both, since Compose may give it another name.
     type: str
     required: true
   version:
@@ -60,7 +64,8 @@ EXAMPLES = r"""
 - name: Wait until the new version serves
   capsule.opstage.deployment_health:
     url: http://127.0.0.1:8080
-    container: opstage-opstage-1
+    project: opstage
+    service: opstage
     version: 0.3.0
     timeout: 60
 """
@@ -94,6 +99,7 @@ container_logs:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.capsule.opstage.plugins.module_utils.deployment import DiscoveryError, find_container
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
 from ansible_collections.capsule.opstage.plugins.module_utils.readiness import NotReadyError, wait_until_ready
 
@@ -103,7 +109,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "url": {"type": "str", "required": True},
-            "container": {"type": "str", "required": True},
+            "project": {"type": "str", "required": True},
+            "service": {"type": "str", "required": True},
             "version": {"type": "str"},
             "isolated": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 120},
@@ -118,12 +125,12 @@ def main() -> None:
             parameters["url"],
             parameters["version"],
             parameters["timeout"],
-            parameters["container"],
+            find_container(parameters["project"], parameters["service"]),
             parameters["isolated"],
         )
     except NotReadyError as error:
         module.fail_json(msg=str(error), container_logs=error.logs)
-    except DockerError as error:
+    except (DiscoveryError, DockerError) as error:
         module.fail_json(msg=str(error), container_logs=[])
     module.exit_json(
         changed=False,

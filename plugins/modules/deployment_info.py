@@ -105,6 +105,13 @@ deployment:
       description: What the container does, as Docker says.
       type: str
       sample: running
+    container_started:
+      description: When it was last, RFC 3339, in the year 1 where it never was.
+      type: str
+      sample: "2026-11-22T02:15:00.123456789Z"
+    isolated:
+      description: Whether the container has no network, so that no client reaches it.
+      type: bool
     container_health:
       description: Outcome of the container's own health check, null when it has none. A hint only.
       type: str
@@ -229,9 +236,17 @@ unfinished_operation:
     time:
       description: When it began, UTC.
       type: str
+    recorded:
+      description: When its newest entry was recorded, UTC.
+      type: str
     left:
-      description: What is left to do, as M(capsule.opstage.journal_entry) was told.
+      description:
+        - What is left to do, as M(capsule.opstage.journal_entry) was told.
+        - Where clients may have written to the old database since, in the old version, an upgrade puts nothing back.
       type: dict
+    copy_first:
+      description: Whether clients may have written since, so that a recovery point is to be made before that.
+      type: bool
     details:
       description: What its entries say besides.
       type: dict
@@ -262,6 +277,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point imp
     RecoveryPointError,
     find_newest,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.resumption import plan_resumption
 
 
 def find_point(module: AnsibleModule, project: str) -> RecoveryPoint | None:
@@ -279,10 +295,11 @@ def describe(module: AnsibleModule) -> dict[str, object]:
     deployment = discover_deployment(options["project_dir"], options["service"], options["url"])
     size = journal_size(journal_path(deployment.project))
     entries = read_entries(journal_path(deployment.project))
-    unfinished = find_unfinished(entries)
+    fields = deployment.as_dict()
+    cut_off = find_unfinished(entries)
+    unfinished = cut_off and plan_resumption(cut_off, fields)
     holder = find_holder(state_folder(deployment.project))
     newest = find_point(module, deployment.project)
-    fields = deployment.as_dict()
     return {
         "deployment": fields,
         "summary": describe_status(fields, newest, unfinished, holder, datetime.now(timezone.utc)),

@@ -20,7 +20,7 @@ docker ps --all --quiet --no-trunc --filter label=com.docker.compose.project=ops
   xargs docker container inspect | jq --sort-keys '
     map({
       Id, Name, Image, RestartCount,
-      State: (.State | del(.Error, .StartedAt, .FinishedAt, .Health.Log)),
+      State: (.State | del(.Error, .FinishedAt, .Health.Log)),
       Config: (.Config | {Image, WorkingDir, Env, Labels}),
       HostConfig: (.HostConfig | {NetworkMode, PortBindings}),
       Mounts,

@@ -17,6 +17,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.deployment import 
     choose_container,
     describe_deployment,
     discover_deployment,
+    find_container,
     label,
     list_containers,
     locate_database,
@@ -141,6 +142,17 @@ class TestChoose:
 
 
 class TestList:
+    def test_one_that_compose_was_replacing_is_left_out(self, docker: RecordedDocker) -> None:
+        old = recorded_container("published")
+        labels = {**old["Config"]["Labels"], "com.docker.compose.replace": old["Id"]}
+        new = {**old, "Id": "f" * 64, "Name": f"/{old['Id'][:12]}_opstage-published-1"}
+        new["Config"] = {**old["Config"], "Labels": labels}
+        docker.has_containers([old, new])
+        assert list_containers() == [new]
+        assert find_container("opstage", "published") == new["Name"][1:]
+        with pytest.raises(DiscoveryError, match="The service web of the project opstage has no container any more"):
+            find_container("opstage", "web")
+
     def test_docker_is_asked_to_leave_out_one_off_containers(self, docker: RecordedDocker) -> None:
         recorded = recorded_containers()
         services = [item for item in recorded if label(item, "com.docker.compose.oneoff") == "False"]
@@ -259,6 +271,8 @@ class TestDescription:
             "container": "opstage-published-1",
             "container_status": "running",
             "container_health": "unhealthy",
+            "container_started": "2026-11-22T17:14:14.633021455Z",
+            "isolated": False,
             "image": f"{REPOSITORY}:0.2.0",
             "repository": REPOSITORY,
             "tag": "0.2.0",

@@ -180,19 +180,22 @@ def test_what_the_history_says(history: str, unfinished: int | None, last_upgrad
     if unfinished is None:
         assert found is None
     else:
-        expected = entries[unfinished]
-        assert found == {**{name: expected[name] for name in ("operation", "run", "time")}, "left": None, "details": {}}
+        began = entries[unfinished]
+        newest = [entry for entry in entries[unfinished:] if entry["run"] == began["run"]][-1]
+        known = {**{name: began[name] for name in ("operation", "run", "time")}, "recorded": newest["time"]}
+        assert found == {**known, "left": None, "details": {}}
     assert find_last_upgrade(entries) == (None if last_upgrade is None else entries[last_upgrade])
 
 
 def test_what_is_left_of_an_operation_is_what_its_newest_entry_says(path: Path) -> None:
     began = add(path, left={"action": "start"}, source="0.2.0", recovery_point=None)
-    add(path, status="step", left={"action": "replace"}, recovery_point="/a")
+    newest = add(path, status="step", left={"action": "replace"}, recovery_point="/a")
     add(path, status="step", run="2", left={"action": "start"}, recovery_point="/b")
     assert find_unfinished(read_entries(str(path))) == {
         "operation": "upgrade",
         "run": "1",
         "time": began["time"],
+        "recorded": newest["time"],
         "left": {"action": "replace"},
         "details": {"source": "0.2.0", "recovery_point": "/a"},
     }

@@ -272,12 +272,14 @@ def test_preflight(deployment: dict[str, Any], run: Run) -> None:
 def test_health(run: Run, docker: RecordedDocker) -> None:
     docker.has_containers([recorded_container("published")])
     with serving(answers("0.3.0")) as service:
-        options = {"url": service.url, "container": "opstage-published-1"}
+        options = {"url": service.url, "project": "opstage", "service": "published"}
         healthy = run("deployment_health", version="0.3.0", **options)
         other = run("deployment_health", version="0.4.0", **options)
         asked = len(service.asked)
         assert run("deployment_health", check_mode=True, version="0.4.0", **options)["changed"] is False
         assert len(service.asked) == asked
+        gone = run("deployment_health", **{**options, "service": "web"})
+    assert gone["msg"] == "The service web of the project opstage has no container any more."
     assert (healthy["status"], healthy["version"], healthy["edition"]) == ("UP", "0.3.0", "ce")
     assert "expected 0.4.0" in other["msg"]
     assert other["container_logs"] == ["last words"]
