@@ -25,6 +25,7 @@ from testbed.machine import (
 from testbed.network import ensure_network, remove_network
 from testbed.opstage_images import ensure_opstage_images
 from testbed.process import TestbedError, say
+from testbed.traffic import end_all
 
 
 def up(name: str, count: int, default_version: str) -> None:
@@ -51,8 +52,9 @@ def up(name: str, count: int, default_version: str) -> None:
 
 
 def down(name: str) -> None:
-    """Remove the hosts of one testbed and its folder."""
+    """Remove the hosts of one testbed, the traffic that they are under, and its folder."""
     hosts.check_name(name)
+    end_all(inventory.STATE / name)
     if answers():
         hosts.remove(hosts.existing(name))
     inventory.remove_folder(name)

@@ -75,6 +75,12 @@ def stop(state: Path) -> dict[str, Any]:
     return content
 
 
+def end_all(folder: Path) -> None:
+    """End what traffic still runs in the state folders below `folder`. Raises TestbedError where it does not end."""
+    for record in folder.glob(f"**/{RECORD}"):
+        end_recorded_process(record, seconds=SECONDS_TO_STOP, log=record.with_name(LOG))
+
+
 def check(state: Path, url: str | None = None, database: Path | None = None, rows_before: int = 0) -> dict[str, Any]:
     """Compare the acknowledged writes of ``state`` with the rows that a service or a database file has.
 

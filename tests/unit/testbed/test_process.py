@@ -19,6 +19,7 @@ from testbed.process import (
     run,
     wait_for,
 )
+from testbed.traffic import RECORD, end_all
 
 
 def test_a_noted_process_is_found_and_ended(tmp_path: Path) -> None:
@@ -50,3 +51,16 @@ def test_a_failure_names_the_command_its_status_and_its_last_line() -> None:
 def test_waiting_has_an_end_and_says_what_was_awaited() -> None:
     with pytest.raises(TestbedError, match=r"^the door opens: not so after 0 s; it is locked$"):
         wait_for(lambda: False, "the door opens", seconds=0, last_words=lambda: "it is locked", interval=0)
+
+
+def test_all_traffic_of_a_testbed_is_ended(tmp_path: Path) -> None:
+    states = [tmp_path / "traffic" / name for name in ("host-1", "host-2")]
+    processes = []
+    for state in states:
+        state.mkdir(parents=True)
+        processes.append(subprocess.Popen(["sleep", "60"]))
+        record_process(state / RECORD, processes[-1].pid)
+    (tmp_path / "traffic" / "host-3").mkdir()
+    end_all(tmp_path)
+    assert [process.wait(10) for process in processes] == [-15, -15]
+    end_all(tmp_path)
