@@ -80,7 +80,9 @@ class Course:
     seconds: float
 
 
-def whole_campaign(courses: Mapping[str, Course], kinds: Sequence[str], one_in: int) -> list[Trial]:
+def whole_campaign(
+    courses: Mapping[str, Course], kinds: Sequence[str], one_in: int, random_only: bool = False
+) -> list[Trial]:
     """All trials of the operations in ``courses``, or one of so many: at every task, and at random moments.
 
     ``kinds`` are those that are made at every task and at random; none are those of AT_EVERY_TASK, and at random all.
@@ -88,7 +90,7 @@ def whole_campaign(courses: Mapping[str, Course], kinds: Sequence[str], one_in: 
     """
     chance = random.Random(SEED)
     trials = []
-    for kind in kinds or AT_EVERY_TASK:
+    for kind in () if random_only else kinds or AT_EVERY_TASK:
         for operation in courses if kinds else AT_EVERY_TASK[kind]:
             if operation in courses:
                 trials += [Trial(operation, str(number + 1), kind) for number in range(len(courses[operation].tasks))]

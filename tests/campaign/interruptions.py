@@ -158,6 +158,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--operation", action="append", choices=OPERATIONS, help="these only")
     parser.add_argument("--kind", action="append", choices=KINDS, help="these cuts only, at every task of all")
     parser.add_argument("--one-in", type=int, default=1, metavar="N", help="a part of it")
+    parser.add_argument("--random-only", action="store_true", help="the random moments only")
     parser.add_argument("--only", action="append", metavar="KEY", help="this trial")
     parser.add_argument("--document", type=Path, metavar="FILE", help="write the page docs/interruptions.md to FILE")
     return parser.parse_args(arguments)
@@ -179,7 +180,7 @@ def campaign(options: argparse.Namespace) -> tuple[list[Trial], dict[str, str]]:
         trials = [trial_of(key) for key in options.only]
     else:
         courses = {operation: course_of(place, operation) for operation in options.operation or OPERATIONS}
-        trials = whole_campaign(courses, options.kind or (), options.one_in)
+        trials = whole_campaign(courses, options.kind or (), options.one_in, options.random_only)
     for number, trial in enumerate(trials, 1):
         try:
             attempt(place, trial)
