@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Sequence
+import os
+from typing import Any, Mapping, Sequence
 
 from .command import CommandTimeoutError, run_command
 
@@ -21,20 +22,28 @@ class DockerError(Exception):
     """The docker command is missing, refused, or did not answer in time."""
 
 
-def run_docker(arguments: Sequence[str], timeout: float = DEFAULT_TIMEOUT) -> str:
-    """Return what `docker <arguments>` writes to standard output.
+def run_docker(
+    arguments: Sequence[str], timeout: float = DEFAULT_TIMEOUT, environment: Mapping[str, str] | None = None
+) -> str:
+    """Return what `docker <arguments>` writes to standard output; `environment` is added to this process' own.
 
     Raises DockerError with the command's own words when it fails or takes longer than `timeout` seconds.
     """
-    return _run(arguments, timeout)
+    return _run(arguments, timeout, environment=environment)
 
 
-def _run(arguments: Sequence[str], timeout: float, merge_errors: bool = False) -> str:
+def _run(
+    arguments: Sequence[str],
+    timeout: float,
+    merge_errors: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """Do what run_docker says, with standard error in what is returned where `merge_errors` says so."""
     command = ["docker", *arguments]
     shown = " ".join(command)
+    whole = None if environment is None else {**os.environ, **environment}
     try:
-        completed = run_command(command, timeout, merge_errors=merge_errors)
+        completed = run_command(command, timeout, environment=whole, merge_errors=merge_errors)
     except FileNotFoundError as error:
         raise DockerError(
             "The docker command was not found on this host: install the Docker Engine's client."

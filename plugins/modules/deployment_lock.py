@@ -156,12 +156,14 @@ from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock im
     require_free,
     take_lock,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
 from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
     JournalError,
     journal_path,
     journal_size,
     state_folder,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_rehearsal import remove_leftovers
 
 
 def main() -> None:
@@ -214,12 +216,21 @@ def _result(module: AnsibleModule) -> dict[str, object]:
     )
     if previous is not None:
         module.warn(f"The lock was taken over from an operation that has ended: {previous}.")
+        remove_rehearsals(module)
     return {
         "changed": False,
         "token": holder.token,
         "taken_over": None if previous is None else dataclasses.asdict(previous),
         "stale": _is_stale(parameters),
     }
+
+
+def remove_rehearsals(module: AnsibleModule) -> None:
+    """Remove what a rehearsal of the dead operation left running."""
+    try:
+        remove_leftovers(module.params["project"])
+    except DockerError as error:
+        module.warn(f"What a rehearsal may have left running could not be removed: {error}")
 
 
 def _is_stale(parameters: dict[str, Any]) -> bool:

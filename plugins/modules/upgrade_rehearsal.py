@@ -1,0 +1,163 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: upgrade_rehearsal
+short_description: Try an upgrade of Opstage CE on a copy of the data
+version_added: 0.1.0
+description:
+  - Starts the image of the target version on a copy of a recovery point's database, with the environment, memory limit,
+    user and, read-only, the other mounts of the deployment's container, and without any network.
+  - It must become healthy, report the target version, and leave a sound database in which no row is missing. Nothing of
+    the deployment is touched.
+  - Container and copy are removed in any case, and first of all what a rehearsal left that was killed.
+requirements:
+  - The C(docker) command on the host.
+author:
+  - The capsule.opstage contributors (@capsule-opstage)
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+attributes:
+  check_mode:
+    support: full
+    details:
+      - Nothing is started in check mode.
+  diff_mode:
+    support: none
+  platform:
+    platforms: linux
+options:
+  deployment:
+    description: The deployment, as M(capsule.opstage.deployment_info) returns it.
+    type: dict
+    required: true
+  recovery_point:
+    description: The folder of the recovery point to try it on, which must not be encrypted.
+    type: path
+    required: true
+  image:
+    description: The image of the target version. It must be on the host.
+    type: str
+    required: true
+  version:
+    description: The version that it must report.
+    type: str
+    required: true
+  timeout:
+    description: Seconds within which it must be healthy.
+    type: int
+    default: 120
+  drops:
+    description: Tables of which the migrations may drop rows, as the changelog says.
+    type: list
+    elements: str
+    default: []
+seealso:
+  - module: capsule.opstage.recovery_point
+"""
+
+EXAMPLES = r"""
+- name: Find the deployment
+  capsule.opstage.deployment_info:
+  register: found
+
+- name: Make a recovery point
+  capsule.opstage.recovery_point:
+    deployment: "{{ found.deployment }}"
+  register: point
+
+- name: Try the next version on it
+  capsule.opstage.upgrade_rehearsal:
+    deployment: "{{ found.deployment }}"
+    recovery_point: "{{ point.path }}"
+    image: ghcr.io/xtrape-com/xtrape-capsule-ce:0.3.0
+    version: 0.3.0
+"""
+
+RETURN = r"""
+version:
+  description: The version that it reported.
+  returned: success, not in check mode
+  type: str
+  sample: 0.3.0
+seconds:
+  description: How long it took from its start until it was healthy, its migrations done.
+  returned: success, not in check mode
+  type: float
+  sample: 0.82
+changes:
+  description: What it changed in the data, by table, as M(capsule.opstage.recovery_point_changes) returns it.
+  returned: success, not in check mode
+  type: dict
+summary:
+  description: The same in words.
+  returned: success, not in check mode
+  type: str
+  sample: nothing
+container_logs:
+  description: The last lines of its container.
+  returned: failure
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
+from ansible_collections.capsule.opstage.plugins.module_utils.durable_files import PrivateFolderError
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
+    RecoveryPointError,
+    read_recovery_point,
+)
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DatabaseFileError
+from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_rehearsal import RehearsalError, rehearse
+
+
+def main() -> None:
+    """Try the target version."""
+    module = AnsibleModule(
+        argument_spec={
+            "deployment": {"type": "dict", "required": True},
+            "recovery_point": {"type": "path", "required": True},
+            "image": {"type": "str", "required": True},
+            "version": {"type": "str", "required": True},
+            "timeout": {"type": "int", "default": 120},
+            "drops": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    options = module.params
+    if module.check_mode:
+        module.exit_json(changed=False)
+    failed = f"The rehearsal of {options['version']} failed, nothing was changed: "
+    try:
+        point = read_recovery_point(options["recovery_point"])
+        if point.is_encrypted:
+            raise RecoveryPointError(f"{point.path} is encrypted.")
+        rehearsal = rehearse(
+            options["deployment"],
+            point,
+            options["image"],
+            options["version"],
+            options["timeout"],
+            options["drops"],
+        )
+    except RehearsalError as error:
+        said = f" The last lines of its container: {' / '.join(error.logs)}" if error.logs else ""
+        module.fail_json(msg=f"{failed}{error}{said}", container_logs=error.logs)
+    except (RecoveryPointError, PrivateFolderError, DatabaseFileError, DockerError, OSError) as error:
+        module.fail_json(msg=f"{failed}{error}", container_logs=[])
+    module.exit_json(
+        changed=False,
+        version=rehearsal.version,
+        seconds=round(rehearsal.seconds, 3),
+        changes=rehearsal.changes,
+        summary=rehearsal.summary,
+    )
+
+
+if __name__ == "__main__":
+    main()
