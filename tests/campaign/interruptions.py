@@ -47,6 +47,8 @@ from campaign.interruption_place import (
 from campaign.interruption_trials import (
     BACKUP,
     CONNECTION,
+    CONTROLLER,
+    HOST,
     KINDS,
     OPERATIONS,
     RESTORE,
@@ -67,6 +69,14 @@ DROPPING = (RESTORE, ROLLBACK)
 """What was written since their recovery point is dropped by these, as they say."""
 STEP_BACK = 100
 """The writers' numbers come in this much disorder where nothing was dropped."""
+
+ENDINGS = {
+    CONTROLLER: (-signal.SIGKILL,),
+    # Where the host is gone, ansible-playbook may see that before it is killed.
+    HOST: (-signal.SIGKILL, UNREACHABLE),
+    CONNECTION: (UNREACHABLE,),
+}
+"""With which status an operation ends that is cut off so."""
 
 
 def course_of(place: Place, operation: str) -> Course:
@@ -103,7 +113,7 @@ def cut_off(place: Place, trial: Trial) -> None:
             process.wait(timeout=trial.moment)
     status = place.cut(process, trial.kind)
     trial.task = (place.tasks() or ["none yet"])[-1]
-    if status not in (0, UNREACHABLE if trial.kind == CONNECTION else -signal.SIGKILL):
+    if status != 0 and status not in ENDINGS[trial.kind]:
         trial.flaws.append(f"it ended with status {status}, not by the cut")
 
 
