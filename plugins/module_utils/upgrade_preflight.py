@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any, Mapping
 
+from .docker_command import DockerError
+from .docker_registry import RemoteImageError, find_remote_image, host_platform
 from .image_reference import parse_image_reference
+from .maintenance_window import MaintenanceWindowError, next_opening, parse_window, seconds_left
 from .semantic_version import VersionError, parse_version
 from .sqlite_files import DatabaseFileError, require_space
 
@@ -56,6 +60,45 @@ def plan_upgrade(
     if needed and deployment["database_size"] is not None:
         problems += _room_problems(deployment["database"])
     return UpgradePlan(needed=needed, problems=problems, source=source, target=target)
+
+
+def examine_target(plan: UpgradePlan, window: str | None, now: datetime) -> UpgradePlan:
+    """Return the plan with what only asking tells: whether it is time, and what the registry has.
+
+    `window` is a maintenance window (maintenance_window.parse_window), None for any time; `now` is in UTC. The target
+    gets the `digest` that its tag has in the registry, None where that could not be learned. Nothing is asked for a
+    plan that is not needed.
+    """
+    if not plan.needed:
+        return plan
+    digest, problems = _ask_registry(plan.target["image"])
+    problems = [*plan.problems, *_window_problems(window, now), *problems]
+    return replace(plan, problems=problems, target={**plan.target, "digest": digest})
+
+
+def _window_problems(window: str | None, now: datetime) -> list[str]:
+    if window is None:
+        return []
+    try:
+        parsed = parse_window(window)
+        if seconds_left(parsed, now) is not None:
+            return []
+        opens = next_opening(parsed, now)
+    except MaintenanceWindowError as error:
+        return [f"opstage_maintenance_window: {error}"]
+    return [f"The maintenance window {window} is closed: it opens at {opens:%Y-%m-%dT%H:%M:%SZ}."]
+
+
+def _ask_registry(image: str) -> tuple[str | None, list[str]]:
+    """The digest of an image in its registry, and what keeps this host from running it."""
+    try:
+        found = find_remote_image(image)
+        platform = host_platform()
+    except (RemoteImageError, DockerError) as error:
+        return None, [str(error)]
+    if found.platforms and platform not in found.platforms:
+        return found.digest, [f"{image} is for {', '.join(found.platforms)}; this host is {platform}."]
+    return found.digest, []
 
 
 def _version_problems(current_version: str | None, target_version: str) -> list[str]:

@@ -10,8 +10,8 @@ module: upgrade_preflight
 short_description: Decide whether an upgrade of Opstage CE may begin
 version_added: 0.1.0
 description:
-  - Compares a deployment with the version that it is to be upgraded to, and fails with everything that stands in the
-    way, before anything is changed.
+  - Compares a deployment with the version that it is to be upgraded to, asks the registry for its image without a pull,
+    and fails with everything that stands in the way, before anything is changed.
 author:
   - The capsule.opstage contributors (@capsule-opstage)
 extends_documentation_fragment:
@@ -37,6 +37,12 @@ options:
     description: The version to upgrade to, V(<major>.<minor>.<patch>).
     type: str
     required: true
+  maintenance_window:
+    description:
+      - When changes may be made, such as V(Sun 02:00-04:00 Europe/Berlin), V(Mon-Fri 22:00-02:00 UTC) or, several of
+        them with V(;) between, V(Sat 01:00-05:00 UTC; Sun 01:00-05:00 UTC). Days may also be V(daily).
+      - At any time when not given.
+    type: str
 """
 
 EXAMPLES = r"""
@@ -61,7 +67,7 @@ source:
   returned: success
   type: dict
 target:
-  description: Version, tag and image of what is to run.
+  description: Version, tag, image and, as the registry has it, digest of what is to run.
   returned: success
   type: dict
 problems:
@@ -71,8 +77,10 @@ problems:
   elements: str
 """
 
+from datetime import datetime, timezone
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_preflight import plan_upgrade
+from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_preflight import examine_target, plan_upgrade
 
 
 def main() -> None:
@@ -82,10 +90,14 @@ def main() -> None:
             "deployment": {"type": "dict", "required": True},
             "unfinished_operation": {"type": "dict"},
             "version": {"type": "str", "required": True},
+            "maintenance_window": {"type": "str"},
         },
         supports_check_mode=True,
     )
-    plan = plan_upgrade(module.params["deployment"], module.params["version"], module.params["unfinished_operation"])
+    options = module.params
+    plan = plan_upgrade(options["deployment"], options["version"], options["unfinished_operation"])
+    if options["unfinished_operation"] is None:
+        plan = examine_target(plan, options["maintenance_window"], datetime.now(timezone.utc))
     if plan.problems:
         module.fail_json(
             msg="The upgrade did not begin, nothing was changed. " + " ".join(plan.problems), problems=plan.problems

@@ -1,11 +1,22 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_preflight import UpgradePlan, plan_upgrade
+from ansible_collections.capsule.opstage.plugins.module_utils import upgrade_preflight
+from ansible_collections.capsule.opstage.plugins.module_utils.docker_registry import (
+    RemoteImage,
+    RemoteImageError,
+    RemoteImageMissingError,
+)
+from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_preflight import (
+    UpgradePlan,
+    examine_target,
+    plan_upgrade,
+)
 from sqlite_testing import mounted_tmpfs
 
 DIGEST = "sha256:" + "0" * 64
@@ -135,3 +146,58 @@ def test_too_little_room_to_go_back(tmp_path: Path) -> None:
         (small / "opstage.db-wal").write_bytes(b"x" * 300_000)
         problem = only_problem(database=str(small / "opstage.db"))
     assert f"A rollback could not put the database back: no space in {small}: 600000 bytes are needed" in problem
+
+
+NOW = datetime(2026, 11, 22, 2, 30, tzinfo=UTC)
+"""A Sunday."""
+
+
+class TestTarget:
+    """Only the Engine's answers are made up; test_docker_registry has those of a real one."""
+
+    @pytest.fixture(autouse=True)
+    def engine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.found: RemoteImage | RemoteImageError = RemoteImage(DIGEST, ["linux/amd64"])
+        self.asked: list[str] = []
+
+        def answer(reference: str) -> RemoteImage:
+            self.asked.append(reference)
+            if isinstance(self.found, RemoteImageError):
+                raise self.found
+            return self.found
+
+        monkeypatch.setattr(upgrade_preflight, "find_remote_image", answer)
+        monkeypatch.setattr(upgrade_preflight, "host_platform", lambda: "linux/amd64")
+
+    def test_its_digest(self) -> None:
+        examined = examine_target(plan(), None, NOW)
+        assert (examined.problems, examined.target["digest"]) == ([], DIGEST)
+        assert self.asked == ["registry:5000/opstage:0.3.0"]
+
+    def test_nothing_is_asked_where_nothing_is_to_be_done(self) -> None:
+        present = plan("0.2.0")
+        assert examine_target(present, "Mon 01:00-02:00 UTC", NOW) == present
+        assert self.asked == []
+
+    def test_everything_that_stands_in_the_way_is_said_at_once(self) -> None:
+        self.found = RemoteImageMissingError("There is no such tag.")
+        examined = examine_target(plan(status="DOWN"), "Mon 01:00-02:00 UTC", NOW)
+        assert examined.target["digest"] is None
+        unhealthy, closed, missing = examined.problems
+        assert "expected UP" in unhealthy
+        assert closed == "The maintenance window Mon 01:00-02:00 UTC is closed: it opens at 2026-11-23T01:00:00Z."
+        assert missing == "There is no such tag."
+
+    def test_an_open_window(self) -> None:
+        assert examine_target(plan(), "Sun 02:00-04:00 UTC", NOW).problems == []
+
+    def test_a_window_that_is_none(self) -> None:
+        (problem,) = examine_target(plan(), "at night", NOW).problems
+        assert problem.startswith("opstage_maintenance_window: ")
+
+    def test_another_platform(self) -> None:
+        self.found = RemoteImage(DIGEST, ["linux/arm64"])
+        (problem,) = examine_target(plan(), None, NOW).problems
+        assert problem == "registry:5000/opstage:0.3.0 is for linux/arm64; this host is linux/amd64."
+        self.found = RemoteImage(DIGEST, [])
+        assert examine_target(plan(), None, NOW).problems == []

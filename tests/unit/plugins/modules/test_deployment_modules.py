@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.capsule.opstage.plugins.module_utils import journal
+from ansible_collections.capsule.opstage.plugins.module_utils import journal, upgrade_preflight
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import find_process
+from ansible_collections.capsule.opstage.plugins.module_utils.docker_registry import RemoteImage
 from opstage_testing import RecordedDocker, answers, recorded_container, recorded_image, serving, unused_url
 from sqlite_testing import make_database, names_in, numbers_in
 
@@ -260,13 +261,16 @@ def test_what_is_no_damage_fails_all_the_same(deployment: dict[str, Any], run: R
         assert words in failed["msg"]
 
 
-def test_preflight(deployment: dict[str, Any], run: Run) -> None:
+def test_preflight(deployment: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upgrade_preflight, "find_remote_image", lambda _image: RemoteImage("sha256:" + "7" * 64, []))
+    monkeypatch.setattr(upgrade_preflight, "host_platform", lambda: "linux/amd64")
     refused = run("upgrade_preflight", deployment=deployment, version="0.1.0")
     assert refused["msg"].startswith("The upgrade did not begin, nothing was changed. ")
     assert len(refused["problems"]) == 2
     plan = run("upgrade_preflight", deployment={**deployment, "status": "UP"}, version="0.3.0")
     assert (plan["changed"], plan["needed"], plan["problems"]) == (False, True, [])
     assert (plan["source"]["tag"], plan["target"]["tag"]) == ("0.2.0", "0.3.0")
+    assert plan["target"]["digest"] == "sha256:" + "7" * 64
 
 
 def test_health(run: Run, docker: RecordedDocker) -> None:
