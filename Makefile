@@ -56,7 +56,7 @@ scenarios: check environment ## all molecule scenarios, on real hosts
 bench: check .venv/.demo ## measure the snapshot against other tools, 25 minutes; BENCH="--help" lists its options
 	@python tests/bench/bench.py $(BENCH)
 
-campaign: check environment ## what the world does to a snapshot and a restore, and random histories, in full
+campaign: check environment ## faults, random histories and interruptions, in full: hours
 	python tests/campaign/faults.py
 	python tests/campaign/differential.py
 	python tests/campaign/interruptions.py

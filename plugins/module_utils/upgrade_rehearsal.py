@@ -16,12 +16,10 @@ from .docker_command import DockerError, inspect, run_docker
 from .durable_files import make_private_folder, write_new_file
 from .readiness import NotReadyError, wait_until_ready
 from .recovery_point import RecoveryPoint
+from .rehearsal_containers import rehearsal_label, remove_rehearsals
 from .sqlite_changes import Change, compare_databases, describe_changes
 from .sqlite_files import DatabaseFileError, require_space
 from .sqlite_snapshot import create_snapshot
-
-LABEL = "capsule.opstage.rehearsal"
-"""The label of a rehearsal's container; its value is the project."""
 
 _FOLDER = ".partial-rehearsal"
 """In the folder of the project's recovery points; a backup removes what a killed rehearsal left, by this beginning."""
@@ -68,7 +66,7 @@ def rehearse(
     deployment: the fields of deployment.Deployment. Raises RehearsalError, DockerError, DatabaseFileError, OSError.
     """
     project = deployment["project"]
-    remove_leftovers(project)
+    remove_rehearsals(project)
     with _copied(point, deployment) as folder:
         with _running(deployment, image, folder) as container:
             try:
@@ -77,13 +75,6 @@ def rehearse(
                 raise RehearsalError(str(error), error.logs) from error
         changes = _judged(point, folder, os.path.relpath(deployment["database"], deployment["data_dir"]), drops)
     return Rehearsal(readiness.version, readiness.elapsed, changes)
-
-
-def remove_leftovers(project: str) -> None:
-    """Remove the containers of rehearsals that were killed. Raises DockerError."""
-    listed = run_docker(["ps", "--all", "--quiet", "--filter", f"label={LABEL}={project}"]).split()
-    if listed:
-        run_docker(["rm", "--force", "--volumes", *listed])
 
 
 @contextmanager
@@ -117,7 +108,7 @@ def _running(deployment: Mapping[str, Any], image: str, folder: str) -> Iterator
     default = inspect("image", [present["Image"]])[0]
     arguments = _options(present, default, deployment["data_dir"], os.path.join(folder, "data"))
     given, environment = _environment(present, default, os.path.join(folder, "environment"))
-    labels = ["--label", f"{LABEL}={deployment['project']}"]
+    labels = ["--label", rehearsal_label(deployment["project"])]
     start = ["run", "--detach", "--pull", "never", "--restart", "no", "--network", "none", "--name", name, *labels]
     try:
         run_docker([*start, *arguments, *given, image, *_command(present, default)], environment=environment)

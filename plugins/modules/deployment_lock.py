@@ -163,7 +163,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
     journal_size,
     state_folder,
 )
-from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_rehearsal import remove_leftovers
+from ansible_collections.capsule.opstage.plugins.module_utils.rehearsal_containers import remove_rehearsals
 
 
 def main() -> None:
@@ -216,7 +216,7 @@ def _result(module: AnsibleModule) -> dict[str, object]:
     )
     if previous is not None:
         module.warn(f"The lock was taken over from an operation that has ended: {previous}.")
-        remove_rehearsals(module)
+        _remove_rehearsals(module)
     return {
         "changed": False,
         "token": holder.token,
@@ -225,10 +225,10 @@ def _result(module: AnsibleModule) -> dict[str, object]:
     }
 
 
-def remove_rehearsals(module: AnsibleModule) -> None:
+def _remove_rehearsals(module: AnsibleModule) -> None:
     """Remove what a rehearsal of the dead operation left running."""
     try:
-        remove_leftovers(module.params["project"])
+        remove_rehearsals(module.params["project"])
     except DockerError as error:
         module.warn(f"What a rehearsal may have left running could not be removed: {error}")
 

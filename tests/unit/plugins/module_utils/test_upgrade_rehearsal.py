@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils import upgrade_rehearsal
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint, create_recovery_point
-from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_rehearsal import RehearsalError, remove_leftovers
+from ansible_collections.capsule.opstage.plugins.module_utils.rehearsal_containers import remove_rehearsals
+from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_rehearsal import RehearsalError
 from opstage_testing import RecordedDocker
 from sqlite_testing import make_database, names_in
 
@@ -132,10 +133,10 @@ class TestContainer:
 def test_what_was_killed_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     docker = RecordedDocker(tmp_path / "docker", monkeypatch)
     docker.says("ps", "")
-    remove_leftovers("opstage")
+    remove_rehearsals("opstage")
     docker.says("ps", "one\ntwo\n")
     docker.says("rm", "")
-    remove_leftovers("opstage")
+    remove_rehearsals("opstage")
     listing = "ps --all --quiet --filter label=capsule.opstage.rehearsal=opstage"
     assert docker.calls == [listing, listing, "rm --force --volumes one two"]
 
