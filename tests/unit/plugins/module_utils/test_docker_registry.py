@@ -151,7 +151,7 @@ def failure(engine: Engine, answer: Answer, kind: type[Exception], reference: st
     engine.has(reference, answer)
     with pytest.raises(kind) as caught:
         find_remote_image(reference)
-    assert type(caught.value) is kind
+    assert caught.type is kind
     return str(caught.value)
 
 
