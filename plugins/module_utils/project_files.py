@@ -124,11 +124,6 @@ def restore_project(
             f"files of {os.path.join(point, 'project')} in place, create the container with "
             "`docker compose up --no-start`, and restore then."
         )
-    if manifest.get("encryption") is not None:
-        raise ProjectFilesError(
-            f"The recovery point {point} is encrypted: restore it with opstage_encryption_identity_file, which names "
-            "the file of a private key on the controller. Nothing was written."
-        )
     folder = project_dir or was
     targets = [(entry, _target(entry["source"], was, folder)) for entry in manifest["project_files"]]
     contents = {target: _content(os.path.join(point, "project", entry["name"])) for entry, target in targets}
@@ -227,15 +222,13 @@ def _data_folder(config: Mapping[str, Any], service: str) -> str | None:
         raise ProjectFilesError(f"It has no service {service}, as the manifest says.")
     address = (described.get("environment") or {}).get("DATABASE_URL") or DEFAULT_DATABASE_URL
     inside = posixpath.normpath(address[len("file:") :].split("?", 1)[0])
-    mounts = (
-        [
-            mount
-            for mount in described.get("volumes") or []
-            if posixpath.commonpath([mount["target"], inside]) == mount["target"]
-        ]
-        if posixpath.isabs(inside)
-        else []
-    )
+    if not posixpath.isabs(inside):
+        return None
+    mounts = [
+        mount
+        for mount in described.get("volumes") or []
+        if posixpath.commonpath([mount["target"], inside]) == mount["target"]
+    ]
     if not mounts:
         return None
     mount = max(mounts, key=lambda item: len(item["target"]))

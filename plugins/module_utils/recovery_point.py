@@ -529,6 +529,15 @@ def _require_database(path: str, folder: int, manifest: Mapping[str, Any]) -> No
         )
 
 
+def require_plain(point: RecoveryPoint) -> None:
+    """Raise RecoveryPointError when the files of a recovery point are encrypted."""
+    if point.is_encrypted:
+        raise RecoveryPointError(
+            f"{point.path} is encrypted: restore it with opstage_encryption_identity_file, which names the file of a "
+            "private key on the controller."
+        )
+
+
 def verify_recovery_point(point: RecoveryPoint, progress: ProgressReport | None = None) -> None:
     """Raise RecoveryPointError unless the copy is byte for byte what the manifest says, and a sound database.
 

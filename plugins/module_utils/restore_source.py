@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Callable, Mapping
 
 from .image_reference import parse_image_reference
-from .recovery_point import RecoveryPoint, RecoveryPointError, find_recovery_point, verify_recovery_point
+from .recovery_point import (
+    RecoveryPoint,
+    RecoveryPointError,
+    find_recovery_point,
+    require_plain,
+    verify_recovery_point,
+)
 from .semantic_version import Version, VersionError, parse_version
 from .sqlite_contents import ContentsError, guess_version
 from .sqlite_files import DatabaseFileError, ProgressReport, require_space
@@ -62,11 +68,7 @@ def find_restore_source(
     if os.path.isabs(wanted) and os.path.isfile(wanted) and not os.path.islink(wanted):
         return _bare_database(wanted, version, warn, progress)
     point = find_recovery_point(root, project, wanted, warn)
-    if point.is_encrypted:
-        raise RecoveryPointError(
-            f"{point.path} is encrypted: restore it with opstage_encryption_identity_file, which names the file of a "
-            "private key on the controller."
-        )
+    require_plain(point)
     found, source = _version_of(point, version)
     verify_recovery_point(point, progress)
     sha256 = point.manifest["database"]["sha256"]

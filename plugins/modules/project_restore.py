@@ -104,6 +104,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.project_files impo
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPointError,
     read_recovery_point,
+    require_plain,
     verify_recovery_point,
 )
 
@@ -120,6 +121,7 @@ def main() -> None:
     options = module.params
     try:
         point = read_recovery_point(options["recovery_point"])
+        require_plain(point)
         verify_recovery_point(point)
         restored = restore_project(point.path, point.manifest, options["project_dir"], module.check_mode)
     except RecoveryPointError as error:

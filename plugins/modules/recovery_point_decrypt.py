@@ -31,9 +31,8 @@ attributes:
     platforms: linux
 options:
   project:
-    description: Name of the Compose project; not needed where O(recovery_point) is a path.
+    description: Name of the Compose project. Needed where O(recovery_point) is no path.
     type: str
-    default: opstage
   recovery_point:
     description: V(latest), the id of a recovery point, or the absolute path of its folder.
     type: str
@@ -57,6 +56,7 @@ seealso:
 EXAMPLES = r"""
 - name: Decrypt the newest recovery point
   capsule.opstage.recovery_point_decrypt:
+    project: opstage
     recovery_point: latest
     dest: /root/decrypted
     identity: "{{ lookup('ansible.builtin.file', '/root/age-key.txt') }}"
@@ -88,7 +88,7 @@ def main() -> None:
     """Decrypt one recovery point."""
     module = AnsibleModule(
         argument_spec={
-            "project": {"type": "str", "default": "opstage"},
+            "project": {"type": "str"},
             "recovery_point": {"type": "str", "required": True},
             "root": {"type": "path", "default": "/var/backups/opstage"},
             "dest": {"type": "path", "required": True},
@@ -98,7 +98,7 @@ def main() -> None:
     )
     options = module.params
     try:
-        point = find_recovery_point(options["root"], options["project"], options["recovery_point"], module.warn)
+        point = find_recovery_point(options["root"], options["project"] or "", options["recovery_point"], module.warn)
         if not module.check_mode:
             decrypt_recovery_point(point, options["dest"], options["identity"])
     except (RecoveryPointError, PrivateFolderError, OSError) as error:

@@ -111,6 +111,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.durable_files impo
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPointError,
     read_recovery_point,
+    require_plain,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DatabaseFileError
 from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_rehearsal import RehearsalError, rehearse
@@ -135,8 +136,7 @@ def main() -> None:
     failed = f"The rehearsal of {options['version']} failed, nothing was changed: "
     try:
         point = read_recovery_point(options["recovery_point"])
-        if point.is_encrypted:
-            raise RecoveryPointError(f"{point.path} is encrypted.")
+        require_plain(point)
         rehearsal = rehearse(
             options["deployment"],
             point,

@@ -28,6 +28,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point imp
     find_recovery_point,
     list_recovery_points,
     read_recovery_point,
+    require_plain,
     verify_recovery_point,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Progress, Reason
@@ -698,6 +699,8 @@ class TestEncrypted:
     def test_it_is_found_and_verified_without_the_key(self, point: RecoveryPoint, root: Path) -> None:
         found = find_recovery_point(str(root), "opstage", "latest")
         assert (found, found.is_encrypted) == (point, True)
+        with pytest.raises(RecoveryPointError, match="is encrypted: restore it with opstage_encryption_identity_file"):
+            require_plain(found)
         verify_recovery_point(found)
         content = Path(found.database).read_bytes()
         Path(found.database).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -719,7 +722,7 @@ class TestEncrypted:
     ) -> None:
         plain = decrypt_recovery_point(point, str(tmp_path / "staged" / "decrypted"), keys[1])
         assert plain == read_recovery_point(plain.path)
-        assert not plain.is_encrypted
+        require_plain(plain)
         verify_recovery_point(plain)
         assert numbers_in(Path(plain.database)) == list(range(1, 21))
         assert (Path(plain.path) / "project" / ".env").read_bytes() == SECRETS
