@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
 import signal
@@ -908,8 +909,18 @@ def killed_restore(backup: Path, path: Path, moment: int, first: str = "_staged"
             os._exit(status)
     _pid, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    wait_until(lambda: not find_holders(str(path)))
+    wait_until(lambda: not find_holders(str(path)) and not any(map(is_locked, path.parent.glob("*.staged"))))
     return os.WIFSIGNALED(status)
+
+
+def is_locked(file: Path) -> bool:
+    """Whether a process that is still ending, such as the one that folds the logs, holds the lock it inherited."""
+    with file.open("rb") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 @pytest.fixture
