@@ -114,10 +114,11 @@ class Place:
                 stderr=stream,
             )
 
-    def tasks(self) -> list[str]:
-        """The tasks that the last playbook began, without the collection's name."""
+    def tasks(self) -> list[tuple[float, str]]:
+        """The tasks that the last playbook began: time.monotonic(), and the name without that of the collection."""
         lines = (self.folder / "tasks").read_text(encoding="utf-8").splitlines()
-        return [line.removeprefix("TASK: ").removeprefix("capsule.opstage.") for line in lines]
+        parts = [line.split(" ", 1) for line in lines]
+        return [(float(at), task.removeprefix("TASK: ").removeprefix("capsule.opstage.")) for at, task in parts]
 
     def must(self, name: str, variables: dict[str, Any]) -> None:
         """Run a playbook that must end well. Raises TestbedError."""

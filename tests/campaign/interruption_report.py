@@ -114,9 +114,10 @@ not among these cuts.
 
 READING = """
 A cut is named as `--only` takes it: `upgrade:7` is before the seventh task of the upgrade, `upgrade:7.3s` 7.3 s after
-its start, with `host/` or `connection/` before it where it is not the controller alone that is killed. Where the
-connection is cut at a task, the task's module is already at work on the host, and goes on alone. After `{down}` the
-host cannot reach its registry while the next playbook runs; with `{always}` the project's policy is `restart: always`,
-by which Docker starts with the host also a service that was stopped, and not `unless-stopped`. An operation that was
-cut off before it noted in the journal that it begins has not begun.
+its start, `upgrade:Switch | Stop~1.2s` 1.2 s after that task of it began, with `host/` or `connection/` before it where
+it is not the controller alone that is killed. Where the connection is cut at a task, the task's module is already at
+work on the host, and goes on alone. After `{down}` the host cannot reach its registry while the next playbook runs;
+with `{always}` the project's policy is `restart: always`, by which Docker starts with the host also a service that was
+stopped, and not `unless-stopped`. An operation that was cut off before it noted in the journal that it begins has not
+begun.
 """

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from testbed.process import TestbedError
@@ -23,12 +24,16 @@ KINDS = {
 UPGRADE, ROLLBACK, RESTORE, BACKUP = OPERATIONS = ("upgrade", "rollback", "restore", "backup")
 AT_EVERY_TASK = {CONTROLLER: (UPGRADE, ROLLBACK, RESTORE), HOST: OPERATIONS}
 """The kinds and operations of the whole campaign, besides its random moments."""
+SWITCH = "Switch | Stop"
+"""The upgrade's task during which the service is down: it does much, and is cut off within, too."""
+WITHIN_THE_SWITCH = {CONTROLLER: 0.3, HOST: 0.6}
+"""How many seconds are between two cuts of a kind in that task."""
 REGISTRY_DOWN, ALWAYS = "+registry", "+always"
 CHANCE = 1 / 4
 """That a random moment has the one or the other."""
 KEY = re.compile(
     rf"(?:({'|'.join(KINDS)})/)?({'|'.join(OPERATIONS)}):"
-    rf"(?:([0-9]+\.?[0-9]*)s|(.+?))({re.escape(REGISTRY_DOWN)})?({re.escape(ALWAYS)})?"
+    rf"(?:([0-9]+\.?[0-9]*)s|([^~]+?)(?:~([0-9]+\.?[0-9]*)s)?)({re.escape(REGISTRY_DOWN)})?({re.escape(ALWAYS)})?"
 )
 
 
@@ -43,6 +48,8 @@ class Trial:
     """Whether the host cannot reach its registry from the cut on."""
     always: bool = False
     """Whether Docker's policy is to start the service with the host even if it was stopped, `restart: always`."""
+    delay: float = 0.0
+    """How many seconds after the task ``moment`` began; 0 is before it does anything."""
     task: str = ""
     """The last task that began."""
     outcome: str = ""
@@ -55,8 +62,9 @@ class Trial:
         """How it is asked for again."""
         kind = "" if self.kind == CONTROLLER else f"{self.kind}/"
         moment = f"{self.moment}s" if isinstance(self.moment, float) else self.moment
+        delay = f"~{self.delay}s" if self.delay else ""
         suffixes = (REGISTRY_DOWN if self.registry_down else "") + (ALWAYS if self.always else "")
-        return f"{kind}{self.operation}:{moment}{suffixes}"
+        return f"{kind}{self.operation}:{moment}{delay}{suffixes}"
 
 
 def trial_of(key: str) -> Trial:
@@ -64,29 +72,38 @@ def trial_of(key: str) -> Trial:
     found = KEY.fullmatch(key)
     if found is None:
         raise TestbedError(
-            f"'{key}' is no trial: expected such as upgrade:7, {HOST}/restore:Put in place, {CONNECTION}/backup:3.5s "
-            f"or upgrade:7{REGISTRY_DOWN}{ALWAYS}"
+            f"'{key}' is no trial: expected such as upgrade:7, {HOST}/restore:Put in place, {CONNECTION}/backup:3.5s, "
+            f"upgrade:{SWITCH}~1.2s or upgrade:7{REGISTRY_DOWN}{ALWAYS}"
         )
-    kind, operation, seconds, task, registry_down, always = found.groups()
+    kind, operation, seconds, task, delay, registry_down, always = found.groups()
     moment = float(seconds) if seconds else task
-    return Trial(operation, moment, kind or CONTROLLER, bool(registry_down), bool(always))
+    return Trial(
+        operation, moment, kind or CONTROLLER, bool(registry_down), bool(always), delay=float(delay) if delay else 0.0
+    )
 
 
 @dataclass(frozen=True)
 class Course:
-    """An operation that nobody disturbs: the names of its tasks, and how many seconds it takes."""
+    """An operation that nobody disturbs: the names of its tasks, how many seconds it takes, and after how many each
+    of the tasks began.
+    """
 
     tasks: Sequence[str]
     seconds: float
+    begins: Sequence[float]
+
+    def duration(self, number: int) -> float:
+        """How many seconds the task takes, the first being 0: until the next one begins or all ends."""
+        return [*self.begins, self.seconds][number + 1] - self.begins[number]
 
 
 def whole_campaign(
     courses: Mapping[str, Course], kinds: Sequence[str], one_in: int, random_only: bool = False
 ) -> list[Trial]:
-    """All trials of the operations in ``courses``, or one of so many: at every task, and at random moments.
+    """All trials of the operations in ``courses``, or one of so many: at every task, within the switch, and at random.
 
     ``kinds`` are those that are made at every task and at random; none are those of AT_EVERY_TASK, and at random all.
-    The same courses give the same trials.
+    The same courses give the same trials. Raises TestbedError where the upgrade has no switch.
     """
     chance = random.Random(SEED)
     trials = []
@@ -94,9 +111,25 @@ def whole_campaign(
         for operation in courses if kinds else AT_EVERY_TASK[kind]:
             if operation in courses:
                 trials += [Trial(operation, str(number + 1), kind) for number in range(len(courses[operation].tasks))]
+    if UPGRADE in courses and not random_only:
+        trials += within_the_switch(courses[UPGRADE], kinds or list(WITHIN_THE_SWITCH))
     for _number in range(RANDOM_MOMENTS):
         operation = chance.choice(list(courses))
         moment = round(chance.uniform(SECONDS_BEFORE_ANY_TASK, courses[operation].seconds), 1)
         kind, registry_down = chance.choice(list(kinds or KINDS)), chance.random() < CHANCE
         trials.append(Trial(operation, moment, kind, registry_down, always=chance.random() < CHANCE))
     return trials[chance.randrange(one_in) :: one_in]
+
+
+def within_the_switch(upgrade: Course, kinds: Collection[str]) -> list[Trial]:
+    """Cuts of these kinds all through the upgrade's switch. Raises TestbedError where it has none."""
+    number = next((number for number, task in enumerate(upgrade.tasks) if SWITCH in task), None)
+    if number is None:
+        raise TestbedError(f"the upgrade has no task '{SWITCH}', but {', '.join(map(repr, upgrade.tasks))}")
+    seconds = upgrade.duration(number)
+    return [
+        Trial(UPGRADE, SWITCH, kind, delay=round(count * apart, 1))
+        for kind, apart in WITHIN_THE_SWITCH.items()
+        if kind in kinds
+        for count in range(1, math.ceil(seconds / apart))
+    ]

@@ -5,6 +5,8 @@
     interruptions.py --one-in 8             an eighth of it
     interruptions.py --kind connection      a cut of the SSH connection at every task, and at random moments
     interruptions.py --only upgrade:7       one trial, as it is listed; a task can be given by a part of its name, too
+    interruptions.py --only 'upgrade:Switch | Stop~1.2s'
+                                            1.2 s after that task of it began
     interruptions.py --only host/restore:3.5s+registry+always
                                             the host restarted 3.5 s after the start, under `restart: always`; then its
                                             registry is out of reach
@@ -84,7 +86,8 @@ def course_of(place: Place, operation: str) -> Course:
     place.put_back(operation)
     began = time.monotonic()
     place.must(operation, VARIABLES[operation])
-    return Course(place.tasks(), time.monotonic() - began)
+    seconds, tasks = time.monotonic() - began, place.tasks()
+    return Course([task for _at, task in tasks], seconds, [at - began for at, _task in tasks])
 
 
 def attempt(place: Place, trial: Trial) -> None:
@@ -107,12 +110,16 @@ def cut_off(place: Place, trial: Trial) -> None:
         process = place.playbook(trial.operation, VARIABLES[trial.operation], halt_at=trial.moment)
         if not wait_for_halt(process):
             trial.flaws.append("it was not cut off: there is no such task")
+        elif trial.delay:
+            process.send_signal(signal.SIGCONT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=trial.delay)
     else:
         process = place.playbook(trial.operation, VARIABLES[trial.operation])
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=trial.moment)
     status = place.cut(process, trial.kind)
-    trial.task = (place.tasks() or ["none yet"])[-1]
+    trial.task = (place.tasks() or [(0.0, "none yet")])[-1][1]
     if status != 0 and status not in ENDINGS[trial.kind]:
         trial.flaws.append(f"it ended with status {status}, not by the cut")
 

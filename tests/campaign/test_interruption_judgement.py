@@ -10,7 +10,14 @@ from campaign.interruptions import lost, not_dropped
 from testbed.machine import CHECKOUT
 from testbed.process import TestbedError
 
-COURSES = {"upgrade": Course(["one", "two", "three"], 12.0), "backup": Course(["one", "two"], 5.0)}
+COURSES = {
+    "upgrade": Course(["one", "Switch | Stop and start", "three"], 12.0, [1.0, 10.0, 11.3]),
+    "backup": Course(["one", "two"], 5.0, [1.0, 3.0]),
+}
+WITHIN_THE_SWITCH = [
+    *("upgrade:Switch | Stop~0.3s", "upgrade:Switch | Stop~0.6s", "upgrade:Switch | Stop~0.9s"),
+    *("upgrade:Switch | Stop~1.2s", "host/upgrade:Switch | Stop~0.6s", "host/upgrade:Switch | Stop~1.2s"),
+]
 
 
 @pytest.mark.parametrize(
@@ -20,6 +27,8 @@ COURSES = {"upgrade": Course(["one", "two", "three"], 12.0), "backup": Course(["
         ("upgrade:7+registry", Trial("upgrade", "7", registry_down=True)),
         ("host/restore:Put in place | Replace", Trial("restore", "Put in place | Replace", HOST)),
         ("host/upgrade:7+always", Trial("upgrade", "7", HOST, always=True)),
+        ("host/upgrade:Switch | Stop~1.2s+always", Trial("upgrade", "Switch | Stop", HOST, always=True, delay=1.2)),
+        ("upgrade:7~0.3s", Trial("upgrade", "7", delay=0.3)),
         ("connection/backup:3.5s+registry+always", Trial("backup", 3.5, CONNECTION, registry_down=True, always=True)),
     ],
 )
@@ -28,7 +37,7 @@ def test_a_trial_is_asked_for_by_the_key_under_which_it_is_listed(key: str, tria
     assert trial.key == key
 
 
-@pytest.mark.parametrize("key", ["upgrade", "upgrade:", "power/upgrade:7", "status:7"])
+@pytest.mark.parametrize("key", ["upgrade", "upgrade:", "power/upgrade:7", "status:7", "upgrade:7~s"])
 def test_a_key_of_no_trial_is_refused(key: str) -> None:
     with pytest.raises(TestbedError, match="is no trial"):
         trial_of(key)
@@ -41,10 +50,27 @@ def test_the_whole_is_every_task_and_the_same_random_moments_each_time() -> None
         *("upgrade:1", "upgrade:2", "upgrade:3"),
         *("host/upgrade:1", "host/upgrade:2", "host/upgrade:3", "host/backup:1", "host/backup:2"),
     ]
-    assert len(keys) == 8 + 100
+    assert keys[8:14] == WITHIN_THE_SWITCH
+    assert len(keys) == 8 + 6 + 100
     assert [trial.key for trial in whole_campaign(COURSES, (), 1)] == keys
-    assert {trial.kind for trial in trials[8:]} == {"controller", "host", "connection"}
-    assert all(1.0 <= float(trial.moment) <= COURSES[trial.operation].seconds for trial in trials[8:])
+    assert {trial.kind for trial in trials[14:]} == {"controller", "host", "connection"}
+    assert all(1.0 <= float(trial.moment) <= COURSES[trial.operation].seconds for trial in trials[14:])
+
+
+def test_within_the_switch_are_the_kinds_and_operations_that_were_asked_for() -> None:
+    assert [trial.key for trial in whole_campaign(COURSES, [HOST], 1) if trial.delay] == WITHIN_THE_SWITCH[4:]
+    assert not [trial for trial in whole_campaign({"backup": COURSES["backup"]}, (), 1) if trial.delay]
+    assert not [trial for trial in whole_campaign(COURSES, (), 1, random_only=True) if trial.delay]
+
+
+def test_a_course_whose_switch_has_another_name_is_refused() -> None:
+    renamed = {"upgrade": Course(["one", "two"], 12.0, [1.0, 10.0])}
+    with pytest.raises(TestbedError, match=r"'Switch \| Stop'.*'one', 'two'"):
+        whole_campaign(renamed, (), 1)
+
+
+def test_a_task_takes_until_the_next_one_begins_or_all_ends() -> None:
+    assert [round(COURSES["upgrade"].duration(number), 3) for number in range(3)] == [9.0, 1.3, 0.7]
 
 
 def test_a_part_of_one_kind_is_taken_from_all_its_trials() -> None:
