@@ -23,7 +23,8 @@ LEFT_ACTIONS = ("replace", "start")
 """What is left to do of an operation that is cut off after an entry, `left` in it. `replace`: stop the service, put the
 file `database`, whose checksum is `sha256`, in the place of the database, then as with `start`: have the project's
 files name the tag and digest of `serve`, if it has any, start the service, see that it is of the version of `serve`,
-and record the `outcome`, `finished` or `failed`.
+and record the `outcome`, `finished` or `failed`. Where there is `complete`, the folder of what was taken for a recovery
+point, that is to be completed: with `replace` first, since it has the `database`, with `start` when the service runs.
 """
 
 RESERVE_NAME = "reserve"

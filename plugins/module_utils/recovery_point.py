@@ -64,6 +64,9 @@ REMOVED_PREFIX = ".removed-"
 
 _VERIFY_LEVEL = "full"
 _PARTIAL_PREFIX = ".partial-"
+UNFINISHED_PREFIX = ".unfinished-"
+"""How the folder of a recovery point is called that was begun and can be completed: see recovery_point_at_stop."""
+
 IDENTIFIER = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-\d{6}Z-[a-z-]+", re.ASCII)
 _LARGEST_MANIFEST = 16 << 20
 _FREE_SPACE_RESERVE = 64 << 20
@@ -110,7 +113,8 @@ class FolderEntry:
     - ``whole``: a recovery point of the project, with its ``point``; the bytes of its database are not looked at
     - ``damaged``: it has the name of a recovery point, and is not whole
     - ``newer``: a recovery point that only a newer collection can read
-    - ``partial``: left by a backup that was cut off, or being made by one; the next backup removes it
+    - ``partial``: left by a backup or an upgrade that was cut off, or being made by one; the next one removes it, or
+      completes it where the journal says so
     - ``removed``: left by a removal that was cut off
     - ``stray``: nothing of this collection
 
@@ -148,14 +152,12 @@ def create_recovery_point(
     collection_version: str,
     progress: ProgressReport | None = None,
     recipients: Sequence[str] = (),
-    way_back: bool = False,
 ) -> RecoveryPoint:
     """Copy the database and the project's files of `deployment` into a new folder below `root`.
 
     deployment: the fields of deployment.Deployment. method: `online` or `offline`, as it is recorded. The folder gets
     its name last, after everything in it is verified and on disk; on any failure nothing is left of it. `progress` is
-    called now and then. `recipients` are public keys: once verified, the files are encrypted for them. `way_back`
-    requires that the copy can be put back into the folder of the database, beside what is there.
+    called now and then. `recipients` are public keys: once verified, the files are encrypted for them.
     Raises RecoveryPointError, SnapshotError, PrivateFolderError, OSError.
     """
     if recipients:
@@ -166,19 +168,26 @@ def create_recovery_point(
     make_private_folder(parent)
     with held_for_writing(parent):
         _remove_partial_folders(parent)
-        _require_space(parent, deployment["database"], 2 if recipients else 1)
+        require_room(parent, deployment["database"], 2 if recipients else 1)
         identifier = f"{utc_stamp()}-{reason}"
         partial = present = os.path.join(parent, _PARTIAL_PREFIX + identifier)
         os.mkdir(partial, 0o700)
         try:
             copy = os.path.join(partial, DATABASE_NAME)
             snapshot = create_snapshot(deployment["database"], copy, verify=_VERIFY_LEVEL, progress=progress)
-            if way_back:
-                _require_way_back(deployment["database"], snapshot.size)
             contents = read_contents(copy)
             files = copy_project_files(deployment, os.path.join(partial, PROJECT_FOLDER))
-            manifest = _describe(
-                deployment, identifier, created, reason, method, snapshot, contents, files, collection_version
+            manifest = describe_recovery_point(
+                deployment,
+                identifier,
+                created.strftime(TIME_FORMAT),
+                reason,
+                method,
+                snapshot,
+                contents,
+                files,
+                users_of_database(deployment["database"]),
+                collection_version,
             )
             if recipients:
                 manifest["encryption"] = _encrypt(partial, files, recipients)
@@ -223,7 +232,7 @@ def _remove_partial_folders(parent: str) -> None:
             shutil.rmtree(os.path.join(parent, name))
 
 
-def _require_space(parent: str, database: str, copies: int) -> None:
+def require_room(parent: str, database: str, copies: int) -> None:
     """Raise RecoveryPointError unless the copies fit; one is at most as large as the database and its log together."""
     needed = _FREE_SPACE_RESERVE
     for path in (database, database + "-wal"):
@@ -238,7 +247,7 @@ def _require_space(parent: str, database: str, copies: int) -> None:
         )
 
 
-def _require_way_back(database: str, size: int) -> None:
+def require_way_back(database: str, size: int) -> None:
     """Raise RecoveryPointError unless `size` bytes fit beside the database: the old one is put there before it gets its
     name.
     """
@@ -301,21 +310,23 @@ def decrypt_recovery_point(point: RecoveryPoint, folder: str, identity: str) -> 
     return RecoveryPoint(folder, manifest)
 
 
-def _describe(
+def describe_recovery_point(
     deployment: Mapping[str, Any],
     identifier: str,
-    created: datetime,
+    created: str,
     reason: str,
     method: str,
     snapshot: Snapshot,
     contents: Contents,
     files: list[dict[str, str]],
+    users: Mapping[str, Any],
     collection_version: str,
 ) -> dict[str, Any]:
+    """Return what the manifest holds, without `duration_seconds`; `users` as users_of_database returns them."""
     return {
         "manifest_version": MANIFEST_VERSION,
         "id": identifier,
-        "created": created.strftime(TIME_FORMAT),
+        "created": created,
         "reason": reason,
         "method": method,
         "host": socket.gethostname(),
@@ -339,13 +350,17 @@ def _describe(
             "foreign_key_violations": snapshot.foreign_key_violations,
             "schema_sha256": contents.schema_sha256,
             "tables": contents.tables,
-            "access": _access(deployment["database"]),
-            "folder_access": _access(os.path.dirname(deployment["database"])),
+            **users,
         },
         "encryption": None,
         "project_files": files,
         "collection_version": collection_version,
     }
+
+
+def users_of_database(database: str) -> dict[str, Any]:
+    """Return who may use a database and its folder, as the manifest has it."""
+    return {"access": _access(database), "folder_access": _access(os.path.dirname(database))}
 
 
 def _access(path: str) -> dict[str, Any]:
@@ -394,6 +409,8 @@ def _examine(path: str, project: str) -> FolderEntry | None:
             return FolderEntry(
                 path, "partial", f"{path} was left by a backup that was cut off, or one is making it now."
             )
+        if name.startswith(UNFINISHED_PREFIX):
+            return FolderEntry(path, "partial", f"{path} is to be completed by the upgrade that began it.")
         if name.startswith(REMOVED_PREFIX):
             return FolderEntry(path, "removed", f"{path} was left by a removal that was cut off.")
         if not IDENTIFIER.fullmatch(name) or not stat.S_ISDIR(status.st_mode):

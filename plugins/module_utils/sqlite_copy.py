@@ -124,7 +124,19 @@ def copy_database(
     Raises DatabaseFileError, OSError.
     """
     with Hold(source.path, source.descriptor, source.folder, deadline, target=staged.path, report=report) as hold:
-        copied = _Copy(source, staged, hold, deadline, report, write_back).copy()
+        return copy_under(hold, source, staged, deadline, report, write_back)
+
+
+def copy_under(
+    hold: Hold,
+    source: Source,
+    staged: StagedFile,
+    deadline: Deadline,
+    report: ProgressReport | None = None,
+    write_back: WriteBack | None = None,
+) -> Copied:
+    """Do what copy_database does, under a transaction of ``hold`` that is still held afterwards."""
+    copied = _Copy(source, staged, hold, deadline, report, write_back).copy()
     _normalize(staged)
     return copied
 

@@ -117,6 +117,11 @@ class Hold:
     ) -> None:
         self._child.end()
 
+    @property
+    def pid(self) -> int:
+        """The id of the child."""
+        return self._child.pid
+
     def begin(self) -> View:
         """Take the read transaction, waiting for whoever has the database to himself.
 
@@ -200,8 +205,7 @@ class Hold:
             if listing.has(inode, _READ_MARKS_FIRST, _READ_MARKS_FIRST):
                 return 0
             if listing.has(inode, _READ_MARKS_FIRST + 1, _READ_MARKS_LAST):
-                index = os.pread(memory, 100, 0)
-                return max(int.from_bytes(index[at : at + 4], sys.byteorder) for at in _COMMITTED_FRAMES_OFFSETS)
+                return frames_committed(memory)
         raise DatabaseFileError(Reason.REFUSED, f"the lock on {self.path}-shm was lost; try again")
 
     def _ask(
@@ -224,6 +228,12 @@ class Hold:
     def _require_opened(self, status: os.stat_result, name: str) -> None:
         if identity(status) not in self._opened:
             raise DatabaseFileError(Reason.REFUSED, f"{name} was moved or replaced meanwhile; try again")
+
+
+def frames_committed(memory: int) -> int:
+    """How many frames of the log are committed by now; ``memory`` is a descriptor of the -shm."""
+    index = os.pread(memory, 100, 0)
+    return max(int.from_bytes(index[at : at + 4], sys.byteorder) for at in _COMMITTED_FRAMES_OFFSETS)
 
 
 class _Server:

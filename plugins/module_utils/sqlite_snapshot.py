@@ -99,7 +99,7 @@ def create_snapshot(
             with opened_source(source) as opened:
                 copied = copy_database(opened, staged, deadline, progress, write_back)
             os.fchmod(staged.descriptor, mode)
-            facts = _proven(copied, staged, source, verify, deadline, progress, write_back)
+            facts = prove_copy(copied, staged, source, verify, deadline, progress, write_back)
             deadline.check()
             final = _publish(staged, source, dest, final, overwrite)
     return Snapshot(
@@ -178,7 +178,7 @@ def _publish(staged: StagedFile, source: str, dest: str, final: str, overwrite: 
             final = following
 
 
-def _proven(
+def prove_copy(
     copied: Copied,
     staged: StagedFile,
     source: str,

@@ -17,9 +17,9 @@ from .durable_files import make_private_folder, write_new_file
 from .readiness import NotReadyError, wait_until_ready
 from .recovery_point import RecoveryPoint
 from .rehearsal_containers import rehearsal_label, remove_rehearsals
-from .sqlite_changes import Change, compare_databases, describe_changes
-from .sqlite_files import DatabaseFileError, require_space
-from .sqlite_snapshot import create_snapshot
+from .sqlite_changes import Change, describe_changes
+from .sqlite_files import require_space
+from .upgrade_checks import MigrationError, check_migrated
 
 _FOLDER = ".partial-rehearsal"
 """In the folder of the project's recovery points; a backup removes what a killed rehearsal left, by this beginning."""
@@ -73,7 +73,11 @@ def rehearse(
                 readiness = wait_until_ready("", version, timeout, container, isolated=True)
             except NotReadyError as error:
                 raise RehearsalError(str(error), error.logs) from error
-        changes = _judged(point, folder, os.path.relpath(deployment["database"], deployment["data_dir"]), drops)
+        relative = os.path.relpath(deployment["database"], deployment["data_dir"])
+        try:
+            changes = check_migrated(point, os.path.join(folder, "data", relative), drops)
+        except MigrationError as error:
+            raise RehearsalError(str(error)) from error
     return Rehearsal(readiness.version, readiness.elapsed, changes)
 
 
@@ -163,30 +167,3 @@ def _command(present: Mapping[str, Any], default: Mapping[str, Any]) -> list[str
     """The command, where the project gives another one than the image."""
     command = present["Config"].get("Cmd")
     return list(command) if command and command != default["Config"].get("Cmd") else []
-
-
-def _judged(point: RecoveryPoint, folder: str, relative: str, drops: Sequence[str]) -> dict[str, Change | None]:
-    """Return what the migrations changed; raises RehearsalError where they lost rows or left an unsound database."""
-    migrated = os.path.join(folder, "migrated.db")
-    try:
-        snapshot = create_snapshot(os.path.join(folder, "data", relative), migrated)
-        comparison = compare_databases(point.database, migrated)
-    except DatabaseFileError as error:
-        raise RehearsalError(f"What the migrations leave is no sound database: {error}") from error
-    before = point.manifest["database"]["foreign_key_violations"] or 0
-    if (snapshot.foreign_key_violations or 0) > before:
-        raise RehearsalError(
-            f"The migrations leave {snapshot.foreign_key_violations} rows whose parent is missing, before there were "
-            f"{before}."
-        )
-    lost = {
-        table: change
-        for table, change in comparison.tables.items()
-        if change is not None and change["removed"] and table not in drops
-    }
-    if lost:
-        raise RehearsalError(
-            f"The migrations drop rows: {describe_changes(lost)}. If the changelog says so, name these tables in "
-            "opstage_upgrade_drops."
-        )
-    return comparison.tables

@@ -66,6 +66,11 @@ options:
       sha256:
         description: Its checksum.
         type: str
+      complete:
+        description:
+          - The folder of what M(capsule.opstage.upgrade_switch) took for a recovery point, which is to be completed,
+            with V(replace) first, to get O(left.database) and O(left.sha256).
+        type: path
       keep_damaged:
         description: Keep the present database, of which no sound copy could be made, beside the new one.
         type: bool
@@ -159,6 +164,7 @@ LEFT = {
     "action": {"type": "str", "required": True, "choices": list(LEFT_ACTIONS)},
     "database": {"type": "path"},
     "sha256": {"type": "str"},
+    "complete": {"type": "path"},
     "keep_damaged": {"type": "bool", "default": False},
     "serve": {"type": "dict", "required": True, "options": SERVE},
     "outcome": {"type": "str", "required": True, "choices": list(ENDS)},
@@ -177,7 +183,8 @@ def main() -> None:
             "left": {
                 "type": "dict",
                 "options": LEFT,
-                "required_if": [("action", "replace", ("database", "sha256"))],
+                "required_if": [("action", "replace", ("database", "complete"), True)],
+                "required_together": [("database", "sha256")],
             },
             "details": {"type": "dict", "default": {}},
         },

@@ -57,12 +57,6 @@ options:
     type: list
     elements: str
     default: []
-  way_back:
-    description:
-      - Fail unless the copy could be put back at once, which takes room for it in the folder of the database, beside
-        the database.
-    type: bool
-    default: false
   allow_damaged:
     description:
       - Do not fail when the database is missing or so damaged that no sound copy can be made of it, but return no
@@ -135,7 +129,6 @@ def main() -> None:
             "reason": {"type": "str", "default": "manual", "choices": list(REASONS)},
             "method": {"type": "str", "default": "online", "choices": list(METHODS)},
             "recipients": {"type": "list", "elements": "str", "default": []},
-            "way_back": {"type": "bool", "default": False},
             "allow_damaged": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
         },
@@ -154,7 +147,6 @@ def main() -> None:
                 VERSION,
                 progress=progress,
                 recipients=parameters["recipients"],
-                way_back=parameters["way_back"],
             )
     except SnapshotError as error:
         if not (parameters["allow_damaged"] and error.reason in DAMAGE):

@@ -13,15 +13,15 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 CAMPAIGN = CHECKOUT / "tests" / "campaign" / "interruptions.py"
 SAMPLE = (
-    "upgrade:At rest | Make a recovery point of every acknowledged write",
-    "host/upgrade:Switch | Record that clients reach the target version",
-    "upgrade:Switch | Record that the upgrade has ended+registry",
+    "upgrade:Switch | Stop~1.5s",
+    "host/upgrade:Switch | Stop~2.5s",
+    "upgrade:Switch | Stop~4.0s+registry",
     "connection/restore:Put in place | Replace the database",
     "backup:Offline | Make a recovery point",
     "rollback:Switch back | Pin the previous image",
 )
-"""Where the service is stopped; where the new version runs, and comes back after a restart, but no client may reach it;
-where it is open to clients; where a database is being replaced; where one was replaced and not started yet."""
+"""Where the service is stopped, where the new version runs and no client may reach it, where it is open to clients, as
+far as these moments hit that; where a database is being replaced; where one was replaced and not started yet."""
 
 
 @pytest.mark.skipif(bool(os.environ.get("OPSTAGE_IMAGE", "").strip()), reason="the real image numbers no writes")

@@ -11,12 +11,13 @@ def test_target_version_serves(opstage):
     assert opstage.get("/api/system/health")["status"] == "UP"
 
 
-def test_only_the_tag_was_changed(opstage, changed_lines):
+def test_only_tag_and_digest_were_changed(opstage, changed_lines):
     point = opstage.points("pre-upgrade", "offline")[0]
     before, after = changed_lines(point)
     old, new = opstage.variables.get("testbed_version", "0.2.0"), opstage.variables["opstage_version"]
     assert old in before
-    assert after == before.replace("<", ">", 1).replace(old, new)
+    digest = opstage.journal()[-1]["target"]["digest"]
+    assert after == before.replace("<", ">", 1).replace(old, f"{new}@{digest}")
 
 
 def test_every_acknowledged_write_is_there(opstage, capsys):

@@ -33,7 +33,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point imp
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Progress, Reason
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot import SnapshotError
-from sqlite_testing import fingerprint, killed_deployment, make_database, mounted_tmpfs, names_in, numbers_in, writing
+from sqlite_testing import fingerprint, killed_deployment, make_database, names_in, numbers_in, writing
 
 COMPOSE = b"services:\r\n  opstage:\r\n    image: repo:0.2.0 # kept as it is\r\n"
 SECRETS = b"OPSTAGE_SESSION_SECRET=hunter2\n"
@@ -244,18 +244,6 @@ class TestNothingIsLeft:
         with pytest.raises(OSError, match="Input/output error"):
             create(deployment, root)
 
-    def test_of_too_little_room_for_the_way_back(self, deployment: dict[str, Any], root: Path, tmp_path: Path) -> None:
-        with mounted_tmpfs(tmp_path / "small", "1m") as small:
-            path = make_database(small / "opstage.db", 20, "DELETE")
-            filler = small / "filler"
-            filler.write_bytes(b"x" * (os.statvfs(small).f_bavail * 4096 - 4096))
-            options = (str(root), "pre-upgrade", "offline", "0.1.0")
-            with pytest.raises(RecoveryPointError, match="What is there now could not be put back later: no space in"):
-                create_recovery_point({**deployment, "database": str(path)}, *options, way_back=True)
-            filler.unlink()
-            point = create_recovery_point({**deployment, "database": str(path)}, *options, way_back=True)
-            shutil.rmtree(point.path)
-
     @pytest.mark.parametrize("image", ["user:hunter2@registry.example/opstage:0.2.0", "https://a:hunter2@b/c"])
     def test_of_an_image_with_a_password(self, deployment: dict[str, Any], root: Path, image: str) -> None:
         with pytest.raises(RecoveryPointError, match=r"manifest\.json is not valid: image\.image: found ") as caught:
@@ -269,7 +257,7 @@ class TestNothingIsLeft:
         with pytest.raises(RecoveryPointError, match=r"reading the contents of .*opstage\.db: the names of its tables"):
             create(deployment, root)
 
-    @pytest.mark.parametrize("step", ["write_new_file", "sync_folder", "_describe"])
+    @pytest.mark.parametrize("step", ["write_new_file", "sync_folder", "describe_recovery_point"])
     @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
     def test_of_a_failure_on_the_way(
         self,
@@ -329,7 +317,7 @@ class TestOneAtATime:
         self, deployment: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         refusals = []
-        describe = recovery_point._describe
+        describe = recovery_point.describe_recovery_point
 
         def meanwhile(*arguments: Any) -> dict[str, Any]:
             with pytest.raises(RecoveryPointError, match=f"Another run is at work on {root}/opstage") as caught:
@@ -337,7 +325,7 @@ class TestOneAtATime:
             refusals.append(caught.value)
             return describe(*arguments)
 
-        monkeypatch.setattr(recovery_point, "_describe", meanwhile)
+        monkeypatch.setattr(recovery_point, "describe_recovery_point", meanwhile)
         verify_recovery_point(create(deployment, root))
         assert len(refusals) == 1
         monkeypatch.undo()
@@ -347,14 +335,14 @@ class TestOneAtATime:
     def test_another_project_does_not_wait(
         self, deployment: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        describe = recovery_point._describe
+        describe = recovery_point.describe_recovery_point
 
         def meanwhile(*arguments: Any) -> dict[str, Any]:
             monkeypatch.undo()
             create({**deployment, "project": "other"}, root)
             return describe(*arguments)
 
-        monkeypatch.setattr(recovery_point, "_describe", meanwhile)
+        monkeypatch.setattr(recovery_point, "describe_recovery_point", meanwhile)
         create(deployment, root)
         assert names_in(root) == ["opstage", "other"]
 

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+"""Stop and start a service by Docker Compose, where the seconds between the two count."""
+
+from __future__ import annotations
+
+from typing import Any, Mapping, Sequence
+
+from .docker_command import inspect, run_docker
+
+STOP_TIMEOUT = 120.0
+"""Seconds that Compose may take to stop the service; Docker kills it after the grace period of the project."""
+
+START_TIMEOUT = 300.0
+"""Seconds that Compose may take to create and start the container, whose image must be on the host."""
+
+
+def stop_service(deployment: Mapping[str, Any]) -> None:
+    """Stop the service of `deployment` (the fields of deployment.Deployment). Raises DockerError."""
+    run_docker([*_project(deployment), "stop", deployment["service"]], STOP_TIMEOUT)
+
+
+def start_service(deployment: Mapping[str, Any], overrides: Sequence[str] = ()) -> None:
+    """Create the container anew where the project's files ask for another one, and start it. Raises DockerError.
+
+    `overrides` are Compose files that go after the project's own. Nothing is pulled or built, and no other service is
+    touched.
+    """
+    options = ["--detach", "--no-deps", "--no-build", "--pull", "never"]
+    run_docker([*_project(deployment, overrides), "up", *options, deployment["service"]], START_TIMEOUT)
+
+
+def has_served(container: str) -> bool:
+    """Whether a client may have reached the container: it has a network and was started. Raises DockerError."""
+    found = inspect("container", [container])[0]
+    return found["HostConfig"].get("NetworkMode") != "none" and not found["State"]["StartedAt"].startswith("0001-")
+
+
+def _project(deployment: Mapping[str, Any], overrides: Sequence[str] = ()) -> list[str]:
+    """The beginning of the command, as docker_compose_v2 of community.docker gives it."""
+    arguments = ["compose", "--ansi", "never", "--progress", "plain"]
+    arguments += ["--project-directory", deployment["project_dir"], "--project-name", deployment["project"]]
+    for path in deployment["environment_files"]:
+        arguments += ["--env-file", path]
+    for path in [*deployment["config_files"], *overrides]:
+        arguments += ["--file", path]
+    return arguments

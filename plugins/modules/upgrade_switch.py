@@ -1,0 +1,259 @@
+#!/usr/bin/python
+# SPDX-License-Identifier: GPL-3.0-or-later
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+---
+module: upgrade_switch
+short_description: Switch an Opstage CE from one version to the next
+version_added: 0.1.0
+description:
+  - Does what an upgrade does while the service is down, in one run on the host, so that it is down for no longer than
+    that takes.
+  - Copies the database while the service runs. Pins tag and digest of the target version in the project's file and
+    stops the service. Copies what was written to the log meanwhile, by which the copy has every acknowledged write.
+  - Starts the target version where no client reaches it, which is when its migrations run, and verifies health and
+    version. Starts it for clients, and makes a verified recovery point of the copy when they are served again.
+  - Each change is recorded in the journal beforehand, with how to go on or back from there.
+requirements:
+  - The C(docker) command with its Compose plugin, 2.18 or newer, on the host.
+author:
+  - The capsule.opstage contributors (@capsule-opstage)
+extends_documentation_fragment:
+  - ansible.builtin.action_common_attributes
+  - ansible.builtin.action_common_attributes.flow
+  - capsule.opstage.progress
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  platform:
+    platforms: linux
+options:
+  deployment:
+    description: The deployment, as M(capsule.opstage.deployment_info) returns it.
+    type: dict
+    required: true
+  source:
+    description: What serves now, and is to serve again when the target version does not.
+    type: dict
+    required: true
+    suboptions: &serve
+      version:
+        description: The version that the service must report.
+        type: str
+        required: true
+      tag:
+        description: The tag to pin.
+        type: str
+      digest:
+        description: The digest to pin, if any.
+        type: str
+      image_id:
+        description: The id of the image that the tag must name, if it is known.
+        type: str
+      image_digest:
+        description: The digest of that image in its repository, if any.
+        type: str
+  target:
+    description: What is to serve. Its image must be on the host.
+    type: dict
+    required: true
+    suboptions: *serve
+  lock:
+    description: The token of the lock, as M(capsule.opstage.deployment_lock) returned it.
+    type: str
+    required: true
+  root:
+    description: Folder below which the recovery points of all projects lie.
+    type: path
+    default: /var/backups/opstage
+  isolation:
+    description: The Compose file that takes the service's networks away, see M(capsule.opstage.compose_overrides).
+    type: path
+    required: true
+  timeout:
+    description: Seconds within which the target version must be healthy, each of the two times that it is started.
+    type: int
+    default: 120
+  rehearsal_seconds:
+    description:
+      - How long the target version took to become healthy on a copy of the data, where it was tried on one, see
+        M(capsule.opstage.upgrade_rehearsal). It is given three times as long here at least, whatever O(timeout) says.
+      - Without it, what the migrations do to the data is looked at before clients are let in, which takes longer the
+        larger it is.
+    type: float
+  drops:
+    description: Tables of which the migrations may drop rows, as the changelog says.
+    type: list
+    elements: str
+    default: []
+  details:
+    description: What the entries of the journal say besides. No secrets.
+    type: dict
+    default: {}
+seealso:
+  - module: capsule.opstage.upgrade_rehearsal
+  - module: capsule.opstage.recovery_point_complete
+"""
+
+EXAMPLES = r"""
+- name: Find the deployment
+  capsule.opstage.deployment_info:
+  register: found
+
+- name: Take its lock
+  capsule.opstage.deployment_lock:
+    project: "{{ found.deployment.project }}"
+    operation: upgrade
+  register: lock
+
+- name: Write the override files
+  capsule.opstage.compose_overrides:
+    project: "{{ found.deployment.project }}"
+    service: "{{ found.deployment.service }}"
+    image: ghcr.io/xtrape-com/xtrape-capsule-ce:0.3.0
+  register: overrides
+
+- name: Switch to the version whose image was pulled before
+  capsule.opstage.upgrade_switch:
+    deployment: "{{ found.deployment }}"
+    source: {version: 0.2.0, tag: 0.2.0}
+    target: {version: 0.3.0, tag: 0.3.0}
+    lock: "{{ lock.token }}"
+    isolation: "{{ overrides.isolation }}"
+"""
+
+RETURN = r"""
+path:
+  description: Folder of the recovery point of every write that was acknowledged before the stop.
+  returned: success, not in check mode
+  type: str
+  sample: /var/backups/opstage/opstage/2026-11-22T02-15-00-000000Z-pre-upgrade
+downtime:
+  description: Seconds from the stop of the service until its clients were served again.
+  returned: success, not in check mode
+  type: float
+  sample: 1.62
+version:
+  description: The version that serves.
+  returned: success, not in check mode
+  type: str
+  sample: 0.3.0
+changes:
+  description: What the migrations, and clients since, changed in the data, as M(capsule.opstage.recovery_point_changes)
+    returns it.
+  returned: success, not in check mode
+  type: dict
+summary:
+  description: The same in words.
+  returned: success, not in check mode
+  type: str
+  sample: 'audit_events: 2 added'
+left:
+  description:
+    - V(nothing), nothing was changed.
+    - V(start), the service was or may be stopped. Pin what was pinned and start it again.
+    - V(replace), put the recovery point in the place of the database, pin what was pinned and start it.
+    - V(stay), clients were let in and may have written, so the target version stays.
+    - V(later), the next run of any playbook does what is left, as the journal says.
+  returned: failure
+  type: str
+  sample: replace
+point:
+  description: The recovery point of every acknowledged write, with its C(path), C(database) and C(sha256).
+  returned: failure, when there is one
+  type: dict
+container_logs:
+  description: The container's last lines.
+  returned: failure
+  type: list
+  elements: str
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.capsule.opstage.plugins.module_utils.collection import VERSION
+from ansible_collections.capsule.opstage.plugins.module_utils.compose_image import ComposeImageError
+from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_changes import describe_changes
+from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_switch import (
+    Switch,
+    SwitchError,
+    pin_target,
+    switch,
+)
+
+SERVE = {
+    "version": {"type": "str", "required": True},
+    "tag": {"type": "str"},
+    "digest": {"type": "str"},
+    "image_id": {"type": "str"},
+    "image_digest": {"type": "str"},
+}
+
+
+def main() -> None:
+    """Switch, or say what is left to do."""
+    module = AnsibleModule(
+        argument_spec={
+            "deployment": {"type": "dict", "required": True},
+            "source": {"type": "dict", "required": True, "options": SERVE},
+            "target": {"type": "dict", "required": True, "options": SERVE},
+            "lock": {"type": "str", "required": True, "no_log": False},
+            "root": {"type": "path", "default": "/var/backups/opstage"},
+            "isolation": {"type": "path", "required": True},
+            "timeout": {"type": "int", "default": 120},
+            "rehearsal_seconds": {"type": "float"},
+            "drops": {"type": "list", "elements": "str", "default": []},
+            "details": {"type": "dict", "default": {}},
+            "progress_file": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    options = dict(module.params)
+    progress_file = options.pop("progress_file")
+    with ProgressFile(progress_file, module.warn) as progress:
+        wanted = Switch(**options, collection_version=VERSION, progress=progress)
+        try:
+            # Tried before anything is touched; in check mode that is all.
+            pin = pin_target(wanted, check_mode=True)
+        except ComposeImageError as error:
+            module.fail_json(msg=str(error), left="nothing", container_logs=[])
+        diff = {
+            "before_header": f"{pin.file}:{pin.line}",
+            "after_header": f"{pin.file}:{pin.line}",
+            "before": f"{pin.before}\n",
+            "after": f"{pin.after}\n",
+        }
+        if module.check_mode:
+            module.exit_json(changed=True, diff=diff)
+        try:
+            switched = switch(wanted)
+        except SwitchError as error:
+            module.fail_json(msg=str(error), left=error.left, container_logs=error.logs, **described(error))
+    module.exit_json(
+        changed=True,
+        diff=diff,
+        path=switched.point.path,
+        downtime=round(switched.downtime, 3),
+        version=switched.version,
+        changes=switched.changes,
+        summary=describe_changes(switched.changes),
+    )
+
+
+def described(error: SwitchError) -> dict[str, Any]:
+    """The recovery point to go back to, where there is one."""
+    point = error.point
+    if point is None:
+        return {}
+    return {"point": {"path": point.path, "database": point.database, "sha256": point.sha256}}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a switch records before each step, and what is said to be left when one fails; molecule has real containers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ansible_collections.capsule.opstage.plugins.module_utils import journal, upgrade_switch
+from ansible_collections.capsule.opstage.plugins.module_utils.compose_image import ComposeImageError
+from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import take_lock
+from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
+from ansible_collections.capsule.opstage.plugins.module_utils.journal import find_unfinished, read_entries
+from ansible_collections.capsule.opstage.plugins.module_utils.readiness import NotReadyError, Readiness
+from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_switch import Switch, SwitchError, switch
+from sqlite_testing import make_database, names_in, numbers_in
+
+SOURCE = {"version": "0.2.0", "tag": "0.2.0", "digest": None, "image_id": "sha256:1", "image_digest": None}
+TARGET = {"version": "0.3.0", "tag": "0.3.0", "digest": "sha256:" + "3" * 64}
+ISOLATION = "/state/isolation.yml"
+
+
+class Engine:
+    """In the place of Docker: what was asked of it, in order; `does` is done at a step, and may raise."""
+
+    def __init__(self, database: Path) -> None:
+        self.database = database
+        self.asked: list[str] = []
+        self.does: dict[str, Callable[[], object]] = {}
+        self.timeouts: list[float] = []
+        self.has_served = True
+
+    def step(self, name: str) -> None:
+        self.asked.append(name)
+        self.does.get(name, lambda: None)()
+
+    def write(self, *statements: str) -> None:
+        """Write to the database, as one that closes it in good order."""
+        with contextlib.closing(sqlite3.connect(self.database, isolation_level=None)) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def wait(self, timeout: float, isolated: bool) -> Readiness:
+        self.timeouts.append(timeout)
+        self.step("healthy alone" if isolated else "healthy")
+        return Readiness("UP", "0.3.0", "ce", 0.5)
+
+
+@pytest.fixture
+def wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Switch:
+    """A deployment whose database has twenty rows, and its lock."""
+    monkeypatch.setattr(journal, "STATE_ROOT", str(tmp_path / "state"))
+    project, data = tmp_path / "project", tmp_path / "data"
+    project.mkdir()
+    data.mkdir()
+    (project / "compose.yml").write_text("services: {web: {image: 'repo:0.2.0'}}\n")
+    holder, _previous = take_lock(journal.state_folder("opstage"), "upgrade", "root", "here", None)
+    deployment = {
+        **{"project": "opstage", "project_dir": str(project), "config_files": [str(project / "compose.yml")]},
+        **{"environment_files": [], "service": "web", "image": "repo:0.2.0", "tag": "0.2.0", "digest": None},
+        **{"image_id": "sha256:" + "1" * 64, "version": "0.2.0", "version_source": "api", "edition": "ce"},
+        **{"database": str(make_database(data / "opstage.db", 20, "WAL")), "url": "http://127.0.0.1:8080"},
+    }
+    return Switch(
+        deployment=deployment,
+        source=SOURCE,
+        target=TARGET,
+        lock=holder.token,
+        root=str(tmp_path / "backups"),
+        isolation=ISOLATION,
+        timeout=60,
+        collection_version="0.1.0",
+        rehearsal_seconds=0.5,
+        details={"source": {"url": "http://127.0.0.1:8080"}},
+    )
+
+
+@pytest.fixture
+def engine(wanted: Switch, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    made = Engine(Path(wanted.deployment["database"]))
+    made.does["stop"] = lambda: made.write("INSERT INTO entries VALUES (21, 'written last')")
+    replacements: dict[str, Any] = {
+        "pin_target": lambda _wanted: made.step("pin"),
+        "stop_service": lambda _deployment: made.step("stop"),
+        "start_service": lambda _deployment, overrides: made.step(f"start {' '.join(overrides)}".strip()),
+        "find_container": lambda *_names: "opstage-web-1",
+        "wait_until_ready": lambda _url, _version, timeout, _container, isolated: made.wait(timeout, isolated),
+        "has_served": lambda _container: made.has_served,
+    }
+    for name, function in replacements.items():
+        monkeypatch.setattr(upgrade_switch, name, function)
+    return made
+
+
+def entries() -> list[dict[str, Any]]:
+    return read_entries(journal.journal_path("opstage"))
+
+
+def raising(error: Exception) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+def failed(wanted: Switch) -> SwitchError:
+    with pytest.raises(SwitchError) as caught:
+        switch(wanted)
+    return caught.value
+
+
+def test_a_switch(wanted: Switch, engine: Engine) -> None:
+    recorded: dict[str, Any] = {}
+    for step in ("pin", "stop", "start /state/isolation.yml", "start"):
+        before = engine.does.get(step, lambda: None)
+        engine.does[step] = lambda step=step, before=before: (recorded.update({step: entries()[-1]}), before())
+    engine.does["healthy"] = lambda: engine.write("INSERT INTO entries VALUES (22, 'after')")
+    switched = switch(wanted)
+    assert engine.asked == [
+        *("pin", "stop", "start /state/isolation.yml", "healthy alone", "start", "healthy"),
+    ]
+    assert numbers_in(Path(switched.point.database)) == list(range(1, 22))
+    assert switched.point.manifest["reason"] == "pre-upgrade"
+    assert switched.changes == {"entries": {"added": 1, "changed": 0, "removed": 0}}
+    assert (switched.version, switched.downtime > 0) == ("0.3.0", True)
+    assert recorded["pin"]["left"] == recorded["stop"]["left"]
+    assert recorded["stop"]["left"] == {"action": "start", "serve": SOURCE, "outcome": "failed"}
+    folder = recorded["start"]["left"]["complete"]
+    assert recorded["start /state/isolation.yml"]["left"] == {
+        **{"action": "replace", "complete": folder, "keep_damaged": True, "serve": SOURCE, "outcome": "failed"},
+    }
+    assert recorded["start"]["left"] == {
+        **{"action": "start", "complete": folder, "serve": TARGET, "outcome": "finished"},
+    }
+    last = entries()[-1]
+    assert (last["status"], last["recovery_point"], last["run"]) == ("finished", switched.point.path, wanted.lock)
+    assert last["downtime_seconds"] == pytest.approx(switched.downtime, abs=0.001)
+    assert all(entry["source"] == {"url": "http://127.0.0.1:8080"} for entry in entries())
+    assert find_unfinished(entries()) is None
+    assert names_in(Path(wanted.root, "opstage")) == [Path(switched.point.path).name]
+
+
+@pytest.mark.parametrize(("rehearsal", "expected"), [(0.5, 60), (30.0, 90), (None, 60)])
+def test_a_long_rehearsal_is_a_longer_timeout(
+    wanted: Switch, engine: Engine, rehearsal: float | None, expected: float
+) -> None:
+    switch(dataclasses.replace(wanted, rehearsal_seconds=rehearsal))
+    assert engine.timeouts == [expected, expected]
+
+
+def test_a_database_that_cannot_be_copied_changes_nothing(wanted: Switch, engine: Engine) -> None:
+    engine.database.write_bytes(b"no database")
+    error = failed(wanted)
+    assert (error.left, error.point, engine.asked, entries()) == ("nothing", None, [], [])
+
+
+@pytest.mark.parametrize("step", ["pin", "stop"])
+def test_before_the_copy_is_taken_the_old_version_is_to_be_started(wanted: Switch, engine: Engine, step: str) -> None:
+    engine.does[step] = raising(ComposeImageError("not this one"))
+    error = failed(wanted)
+    assert (error.left, error.point, str(error)) == ("start", None, "not this one")
+    assert entries()[-1]["left"]["action"] == "start"
+    assert names_in(Path(wanted.root, "opstage")) == []
+
+
+@pytest.mark.parametrize("step", ["start /state/isolation.yml", "healthy alone"])
+def test_before_clients_are_let_in_the_copy_is_to_be_put_back(wanted: Switch, engine: Engine, step: str) -> None:
+    engine.does[step] = raising(NotReadyError("not healthy", ["its last words"]))
+    error = failed(wanted)
+    assert (error.left, error.logs, str(error)) == ("replace", ["its last words"], "not healthy")
+    assert error.point is not None
+    assert numbers_in(Path(error.point.database)) == list(range(1, 22))
+    left = entries()[-1]["left"]
+    assert (left["database"], left["sha256"]) == (error.point.database, error.point.sha256)
+    assert (left["action"], left["outcome"], left["serve"]) == ("replace", "failed", SOURCE)
+
+
+def test_clients_who_could_not_come_in_wrote_nothing(wanted: Switch, engine: Engine) -> None:
+    engine.does["start"] = raising(DockerError("the port is taken"))
+    engine.has_served = False
+    error = failed(wanted)
+    assert (error.left, entries()[-1]["left"]["action"]) == ("replace", "replace")
+
+
+@pytest.mark.parametrize("step", ["start", "healthy"])
+def test_what_clients_may_have_written_is_not_undone(wanted: Switch, engine: Engine, step: str) -> None:
+    engine.does[step] = raising(NotReadyError("unhealthy now", []))
+    error = failed(wanted)
+    assert error.left == "stay"
+    assert error.point is not None
+    last = entries()[-1]
+    assert (last["status"], last["recovery_point"], last["cause"]) == ("finished", error.point.path, "unhealthy now")
+
+
+@pytest.mark.parametrize(
+    ("statement", "drops", "left"),
+    [
+        ("DELETE FROM entries WHERE number > 15", (), "replace"),
+        ("DELETE FROM entries WHERE number > 15", ("entries",), None),
+        ("INSERT INTO entries VALUES (99, 'migrated')", (), None),
+    ],
+)
+def test_without_a_rehearsal_the_data_is_looked_at_before_clients_are_let_in(
+    wanted: Switch, engine: Engine, statement: str, drops: tuple[str, ...], left: str | None
+) -> None:
+    engine.does["start /state/isolation.yml"] = lambda: engine.write(statement)
+    unrehearsed = dataclasses.replace(wanted, rehearsal_seconds=None, drops=drops)
+    if left is None:
+        switch(unrehearsed)
+        return
+    error = failed(unrehearsed)
+    assert (error.left, "start" in engine.asked) == (left, False)
+    assert "The migrations drop rows: entries: 6 removed" in str(error)
+
+
+def test_what_the_next_run_is_to_complete(wanted: Switch, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upgrade_switch, "complete_recovery_point", lambda *_arguments: raising(OSError("no room"))())
+    error = failed(wanted)
+    assert (error.left, str(error)) == ("later", "no room")
+    unfinished = find_unfinished(entries())
+    assert unfinished is not None
+    assert (unfinished["left"]["action"], unfinished["left"]["outcome"]) == ("start", "finished")
+    assert Path(unfinished["left"]["complete"], "taken", "opstage.db").exists()
+
+
+def test_a_lost_lock_ends_it_before_anything_is_touched(wanted: Switch, engine: Engine) -> None:
+    error = failed(dataclasses.replace(wanted, lock="somebody else's"))
+    assert (error.left, engine.asked, entries()) == ("nothing", [], [])
+    assert "does not hold the lock" in str(error)
