@@ -37,7 +37,7 @@ WORDS_LIMIT = 500
 DOCKER_HUB = "https://index.docker.io/v1/"
 """The name under which `docker login` keeps the credentials of Docker Hub."""
 
-_DOCKER_HUB_NAMES = (None, "docker.io", "index.docker.io")
+DOCKER_HUB_NAMES = (None, "docker.io", "index.docker.io")
 
 _API_VERSION = re.compile(r"[0-9]+\.[0-9]+", re.ASCII)
 
@@ -66,12 +66,16 @@ class RegistryRefusedError(RemoteImageError):
     """The registry tells this host nothing, for want of credentials or of rights."""
 
 
-class _LoginError(Exception):
+class LoginError(Exception):
     """What `docker login` left cannot be read."""
 
 
 class _NoAnswerError(Exception):
     """The Engine took longer than it may."""
+
+
+class _MissingError(DockerError):
+    """The Engine has nothing at a path."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,24 @@ class RemoteImage:
 
     digest: str
     platforms: list[str]
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What the Engine is set to.
+
+    data_root: absolute path of the folder that holds its images. insecure_registries: hosts (with port) that it asks
+    without TLS, or without a proof of who they are; insecure_networks: the same for all hosts in them, such as
+    `127.0.0.0/8`. http_proxy, https_proxy: addresses, empty for none, credentials masked; no_proxy: hosts, separated by
+    commas, that it asks without a proxy.
+    """
+
+    data_root: str
+    insecure_registries: frozenset[str]
+    insecure_networks: tuple[str, ...]
+    http_proxy: str
+    https_proxy: str
+    no_proxy: str
 
 
 @dataclass(frozen=True)
@@ -128,8 +150,8 @@ def find_remote_image(reference: str, timeout: float = DEFAULT_TIMEOUT) -> Remot
     login: dict[str, str] | None = None
     note = ""
     try:
-        login = _find_login(DOCKER_HUB if registry in _DOCKER_HUB_NAMES else str(registry), timeout)
-    except _LoginError as error:
+        login = find_login(registry, timeout)
+    except LoginError as error:
         note = f" It was asked without credentials: {error}."
     path = f"/v{version}/distribution/{urllib.parse.quote(reference, safe='/:@')}/json"
     try:
@@ -153,6 +175,53 @@ def host_platform(timeout: float = DEFAULT_TIMEOUT) -> str:
         raise DockerError(f"The Docker Engine does not say for which platform it is: {error} is missing.") from error
 
 
+def get_engine_settings(timeout: float = DEFAULT_TIMEOUT) -> EngineSettings:
+    """Return the settings of the Engine that count for its images. Raises DockerError."""
+    found = _get_document("/info", "its settings", timeout)
+    registries = found.get("RegistryConfig") or {}
+    hosts = registries.get("IndexConfigs") or {}
+    if not found.get("DockerRootDir"):
+        raise DockerError("The Docker Engine does not say where its images are: DockerRootDir is missing.")
+    return EngineSettings(
+        data_root=str(found["DockerRootDir"]),
+        insecure_registries=frozenset(str(name) for name, host in hosts.items() if not host.get("Secure", True)),
+        insecure_networks=tuple(str(network) for network in registries.get("InsecureRegistryCIDRs") or []),
+        http_proxy=str(found.get("HttpProxy") or ""),
+        https_proxy=str(found.get("HttpsProxy") or ""),
+        no_proxy=str(found.get("NoProxy") or ""),
+    )
+
+
+def local_image_size(reference: str, timeout: float = DEFAULT_TIMEOUT) -> int | None:
+    """Return how many bytes the layers of an image take on this host, unpacked; None where it is not here.
+
+    `reference` is a name, a name with a digest, or the image's own id. Raises DockerError.
+    """
+    path = f"/images/{urllib.parse.quote(reference, safe='/:@')}/json"
+    try:
+        return int(_get_document(path, f"the image {reference}", timeout)["Size"])
+    except _MissingError:
+        return None
+    except (KeyError, TypeError, ValueError) as error:
+        raise DockerError(f"The Docker Engine does not say how large the image {reference} is.") from error
+
+
+def _get_document(path: str, subject: str, timeout: float) -> dict[str, Any]:
+    """What the Engine itself says at a path that has no version in it. Raises _MissingError, DockerError."""
+    try:
+        answer = _ask(path, timeout, {})
+    except _NoAnswerError as error:
+        raise DockerError(f"The Docker Engine gave no answer within {timeout:g} s: is it running?") from error
+    if answer.status == http.client.NOT_FOUND:
+        raise _MissingError(f"The Docker Engine does not know {subject}.")
+    if answer.status != http.client.OK or not isinstance(answer.document, dict):
+        raise DockerError(
+            f"{_socket_path()} answered HTTP {answer.status} and {answer.words[:WORDS_LIMIT]!r} when asked for "
+            f"{subject}: is this a Docker Engine?"
+        )
+    return answer.document
+
+
 def _read_remote_image(reference: str, document: Any) -> RemoteImage:
     """An index of BuildKit also has attestations, whose platform is `unknown/unknown`."""
     try:
@@ -173,7 +242,7 @@ def _failure(
     said = f'the Docker Engine says "{_presentable(answer.words, login)}" (HTTP {answer.status}).'
     without_quotes = re.sub('"[^"]*"', "", answer.words)
     if answer.status in (401, 403, 429) or (answer.status == 500 and _REFUSAL.search(without_quotes)):
-        command = "docker login" if registry in _DOCKER_HUB_NAMES else f"docker login {registry}"
+        command = "docker login" if registry in DOCKER_HUB_NAMES else f"docker login {registry}"
         return RegistryRefusedError(
             f"The registry does not let this host read {reference}: {said}{note} Run `{command}` on the host, as the "
             "user that runs this, with an account that may read it; see too that there is such a repository."
@@ -201,16 +270,7 @@ def _presentable(words: str, login: Mapping[str, str]) -> str:
 
 def _get_engine_version(timeout: float) -> dict[str, Any]:
     """What the Engine says of itself, over the one path that no version of it will drop."""
-    try:
-        answer = _ask("/version", timeout, {})
-    except _NoAnswerError as error:
-        raise DockerError(f"The Docker Engine gave no answer within {timeout:g} s: is it running?") from error
-    if answer.status != http.client.OK or not isinstance(answer.document, dict):
-        raise DockerError(
-            f"{_socket_path()} answered HTTP {answer.status} and {answer.words[:WORDS_LIMIT]!r} when asked for its "
-            "version: is this a Docker Engine?"
-        )
-    return answer.document
+    return _get_document("/version", "its version", timeout)
 
 
 def _ask(path: str, timeout: float, headers: Mapping[str, str]) -> _Answer:
@@ -253,12 +313,15 @@ def _registry_header(login: Mapping[str, str] | None) -> dict[str, str]:
     return {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(login).encode()).decode()}
 
 
-def _find_login(server: str, timeout: float) -> dict[str, str] | None:
-    """Return the credentials for `server` as the Engine takes them; None where there are none. Raises _LoginError.
+def find_login(registry: str | None, timeout: float) -> dict[str, str] | None:
+    """Return the credentials for `registry`, a host (None for Docker Hub), as the Engine takes them; None for none.
+
+    Raises LoginError where what `docker login` left cannot be read.
 
     A credential helper for the server comes first, then the one for all, then the configuration itself, as with the
     docker command.
     """
+    server = DOCKER_HUB if registry in DOCKER_HUB_NAMES else str(registry)
     path = os.path.join(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"), "config.json")
     try:
         with open(path, encoding="utf-8") as file:
@@ -268,9 +331,9 @@ def _find_login(server: str, timeout: float) -> dict[str, str] | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise _LoginError(f"{path} cannot be read: {error.strerror}") from error
+        raise LoginError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, AttributeError, TypeError) as error:
-        raise _LoginError(f"{path} is not as `docker login` writes it") from error
+        raise LoginError(f"{path} is not as `docker login` writes it") from error
     return {**login, "serveraddress": server} if login else None
 
 
@@ -298,14 +361,14 @@ def _ask_helper(helper: str, server: str, timeout: float) -> dict[str, str]:
         completed = stream_command([program, "get"], timeout, output.extend, server.encode())
     except (OSError, CommandTimeoutError) as error:
         reason = "it is not on PATH" if isinstance(error, FileNotFoundError) else str(error)
-        raise _LoginError(f"{program}, which Docker's config.json names, cannot be run: {reason}") from error
+        raise LoginError(f"{program}, which Docker's config.json names, cannot be run: {reason}") from error
     if completed.status != 0 and b"credentials not found" in output:
         return {}
     if completed.status != 0:
-        raise _LoginError(f"`{program} get` failed for {server} with exit code {completed.status}")
+        raise LoginError(f"`{program} get` failed for {server} with exit code {completed.status}")
     try:
         answer = json.loads(output)
         username, secret = str(answer["Username"]), str(answer["Secret"])
     except (ValueError, KeyError, TypeError) as error:
-        raise _LoginError(f"`{program} get` gave no user name and secret for {server}") from error
+        raise LoginError(f"`{program} get` gave no user name and secret for {server}") from error
     return {"identitytoken": secret} if username == "<token>" else {"username": username, "password": secret}

@@ -15,18 +15,21 @@ import socketserver
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_registry import (
+    EngineSettings,
     RegistryRefusedError,
     RegistryUnreachableError,
     RemoteImage,
     RemoteImageError,
     RemoteImageMissingError,
     find_remote_image,
+    get_engine_settings,
     host_platform,
+    local_image_size,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.image_reference import ImageReferenceError
 
@@ -288,6 +291,56 @@ class TestFailures:
     def test_a_page_is_not_repeated_in_full(self, engine: Engine) -> None:
         page = 'error parsing HTTP 502 response body: "' + "<p>sorry</p>\n" * 1000
         assert len(failure(engine, saying(500, page), RegistryUnreachableError)) < 1000
+
+
+class TestSettings:
+    INFO: ClassVar[dict[str, Any]] = {
+        "DockerRootDir": "/var/lib/docker",
+        "RegistryConfig": {
+            "InsecureRegistryCIDRs": ["::1/128", "127.0.0.0/8"],
+            "IndexConfigs": {
+                "docker.io": {"Name": "docker.io", "Mirrors": [], "Secure": True, "Official": True},
+                HOST: {"Name": HOST, "Mirrors": [], "Secure": False, "Official": False},
+            },
+            "Mirrors": None,
+        },
+        "HttpProxy": "http://xxxxx:xxxxx@proxy:3128",
+        "NoProxy": "registry.testbed",
+    }
+
+    def test_what_counts_for_images(self, engine: Engine) -> None:
+        engine.answers["/info"] = (200, json.dumps(self.INFO).encode())
+        assert get_engine_settings() == EngineSettings(
+            data_root="/var/lib/docker",
+            insecure_registries=frozenset({HOST}),
+            insecure_networks=("::1/128", "127.0.0.0/8"),
+            http_proxy="http://xxxxx:xxxxx@proxy:3128",
+            https_proxy="",
+            no_proxy="registry.testbed",
+        )
+
+    @pytest.mark.parametrize("body", [b'{"DockerRootDir":"/d","RegistryConfig":null}', b'{"DockerRootDir":"/d"}'])
+    def test_what_is_not_said(self, engine: Engine, body: bytes) -> None:
+        engine.answers["/info"] = (200, body)
+        assert get_engine_settings() == EngineSettings("/d", frozenset(), (), "", "", "")
+
+    @pytest.mark.parametrize("answer", [(200, b"{}"), (200, b"<p>"), saying(500, "no"), saying(404, "no")])
+    def test_another_answer(self, engine: Engine, answer: Answer) -> None:
+        engine.answers["/info"] = answer
+        with pytest.raises(DockerError):
+            get_engine_settings()
+
+    def test_size_of_an_image_that_is_here(self, engine: Engine) -> None:
+        engine.answers[f"/images/{REPOSITORY}@{DIGEST}/json"] = (200, b'{"Id":"sha256:1","Size":1234}')
+        assert local_image_size(f"{REPOSITORY}@{DIGEST}") == 1234
+        engine.answers[f"/images/{DIGEST}/json"] = saying(404, f"No such image: {DIGEST}")
+        assert local_image_size(DIGEST) is None
+
+    @pytest.mark.parametrize("answer", [(200, b"{}"), (200, b'{"Size":null}'), saying(500, "no")])
+    def test_size_that_is_not_said(self, engine: Engine, answer: Answer) -> None:
+        engine.answers[f"/images/{DIGEST}/json"] = answer
+        with pytest.raises(DockerError):
+            local_image_size(DIGEST)
 
 
 class TestEngine:
