@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.capsule.opstage.plugins.module_utils import journal, upgrade_preflight
+from ansible_collections.capsule.opstage.plugins.module_utils import host_registry, journal, upgrade_preflight
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import find_process
-from ansible_collections.capsule.opstage.plugins.module_utils.docker_registry import RemoteImage
+from ansible_collections.capsule.opstage.plugins.module_utils.docker_registry import EngineSettings, RemoteImage
 from opstage_testing import RecordedDocker, answers, recorded_container, recorded_image, serving, unused_url
 from sqlite_testing import make_database, names_in, numbers_in
 
@@ -261,16 +261,31 @@ def test_what_is_no_damage_fails_all_the_same(deployment: dict[str, Any], run: R
         assert words in failed["msg"]
 
 
-def test_preflight(deployment: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preflight(deployment: dict[str, Any], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = EngineSettings(str(tmp_path), frozenset(), (), "", "", "")
     monkeypatch.setattr(upgrade_preflight, "find_remote_image", lambda _image: RemoteImage("sha256:" + "7" * 64, []))
     monkeypatch.setattr(upgrade_preflight, "host_platform", lambda: "linux/amd64")
-    refused = run("upgrade_preflight", deployment=deployment, version="0.1.0")
-    assert refused["msg"].startswith("The upgrade did not begin, nothing was changed. ")
-    assert len(refused["problems"]) == 2
-    plan = run("upgrade_preflight", deployment={**deployment, "status": "UP"}, version="0.3.0")
+    monkeypatch.setattr(upgrade_preflight, "get_engine_settings", lambda: engine)
+    monkeypatch.setattr(upgrade_preflight, "local_image_size", lambda _image: 1)
+    monkeypatch.setattr(upgrade_preflight, "pin_problems", lambda *_arguments: [])
+    monkeypatch.setattr(host_registry.Registry, "tags", lambda _registry: ["0.2.1", "0.3.0", "edge"])
+    options = {"deployment": {**deployment, "status": "UP"}, "root": str(tmp_path), "rehearse": False}
+    plan = run("upgrade_preflight", version="0.3.0", acknowledge="0.3.0", stops="0.2.1", **options)
     assert (plan["changed"], plan["needed"], plan["problems"]) == (False, True, [])
     assert (plan["source"]["tag"], plan["target"]["tag"]) == ("0.2.0", "0.3.0")
-    assert plan["target"]["digest"] == "sha256:" + "7" * 64
+    assert plan["target"]["image"].endswith(":0.3.0@sha256:" + "7" * 64)
+    assert [step["version"] for step in plan["path"]] == plan["versions"] == ["0.2.1", "0.3.0"]
+    assert (plan["versions_complete"], plan["predicted_seconds"]) == (True, None)
+    assert not run("upgrade_preflight", version="0.2.0", **options)["needed"]
+
+
+def test_preflight_leaves_it_to_the_role_to_fail(deployment: dict[str, Any], run: Run) -> None:
+    cut_off = {"operation": "restore", "time": "2026-11-22T02:15:00.000000Z"}
+    found = run("upgrade_preflight", deployment=deployment, version="0.1.0", unfinished_operation=cut_off)
+    (problem,) = found["problems"]
+    assert "was cut off: restore" in problem
+    failed = run("upgrade_preflight", deployment={**deployment, "image": "No image"}, version="0.3.0")
+    assert failed["msg"].startswith("The image of the deployment cannot be upgraded: ")
 
 
 def test_health(run: Run, docker: RecordedDocker) -> None:
