@@ -332,8 +332,8 @@ def _fetch(url: str) -> _Document:
 
 def _words(said: object) -> str:
     """What a server or the network says, on one line of bounded length."""
-    text = str(said) or type(said).__name__
-    return " ".join(presentable(text[: 2 * REASON_LIMIT]).split())[:REASON_LIMIT]
+    words = " ".join(presentable(str(said)[: 2 * REASON_LIMIT]).split())[:REASON_LIMIT]
+    return words or type(said).__name__
 
 
 def _request(url: str) -> urllib.request.Request:
@@ -408,7 +408,7 @@ def _restructured_headings(lines: Sequence[str]) -> Iterator[_Heading]:
     after = 0
     for number in range(1, len(lines)):
         title, underline = lines[number - 1].rstrip(), lines[number].rstrip()
-        if number - 1 < after or not title or _ADORNMENT.fullmatch(title) or not _ADORNMENT.fullmatch(underline):
+        if not title or _ADORNMENT.fullmatch(title) or not _ADORNMENT.fullmatch(underline):
             continue
         above = lines[number - 2].rstrip() if number - 2 >= after else ""
         overlined = above == underline

@@ -224,7 +224,15 @@ class TestFolder:
             read_changelogs(["0.3.0"], str(folder / "CHANGELOG.md"))
 
     @pytest.mark.parametrize(
-        "source", ["", "changelogs", "ftp://127.0.0.1/{version}.md", "file:///etc/{version}.md", "/srv/{version}.md"]
+        "source",
+        [
+            "",
+            "changelogs",
+            "ftp://127.0.0.1/{version}.md",
+            "file:///etc/{version}.md",
+            "/srv/{version}.md",
+            "http:/x/{version}",
+        ],
     )
     def test_neither_folder_nor_url(self, source: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(folder.parent)
@@ -277,6 +285,9 @@ class TestMarkdown:
             "## Opstage CE 0.3.0",
             "## **0.3.0**",
             "## `v0.3.0`.",
+            "## 0.3.0. A bus",
+            "## 0.3.0- a bus",
+            "0.3.0\n   ===",
             "## 0.3.0 - 2026",
             "0.3.0\n=====",
             "[0.3.0] - 2026\n---",
@@ -331,6 +342,8 @@ class TestMarkdown:
         changelog.write_text("News\n====\n\n0.4.0\n-----\na\n\n### b\n\n0.3.0\n-----\nc\n\nOld\n===\nd\n")
         assert text_of("0.4.0", changelog.parent) == "0.4.0\n-----\na\n\n### b"
         assert text_of("0.3.0", changelog.parent) == "0.3.0\n-----\nc"
+        changelog.write_text("0.4.0\n=====\na\n\n0.3.1\n-----\nb\n")
+        assert text_of("0.4.0", changelog.parent) == "0.4.0\n=====\na\n\n0.3.1\n-----\nb"
 
     def test_a_rule_does_not_end_a_section(self, changelog: Path) -> None:
         changelog.write_text("## 0.4.0\n\na\n---\nb\n\n---\n\nc\n\n## 0.3.0\n")
@@ -371,6 +384,10 @@ class TestRestructuredText:
         changelog.write_text("=======\n 0.4.0\n=======\na\n\nB\n===\nb\n\n=======\n 0.3.0\n=======\nc\n")
         assert text_of("0.4.0", changelog.parent) == "=======\n 0.4.0\n=======\na\n\nB\n===\nb"
         assert text_of("0.3.0", changelog.parent) == "=======\n 0.3.0\n=======\nc"
+
+    def test_a_line_below_an_underline_is_no_underline(self, changelog: Path) -> None:
+        changelog.write_text("A\n----\n\n0.4.0\n=====\n----\na\n")
+        assert text_of("0.4.0", changelog.parent) == "0.4.0\n=====\n----\na"
 
     def test_headings_without_blank_lines_between(self, changelog: Path) -> None:
         changelog.write_text("Changelog\n=====\n0.4.0\n=====\n0.3.0\n=====\na\n")
@@ -418,8 +435,8 @@ class TestServer:
         assert server.asked == ["/CHANGES"]
 
     def test_restructured_text_by_its_name(self, server: Service) -> None:
-        server.answers["/CHANGELOG.rst?ref=main"] = page(RESTRUCTURED)
-        assert text_of("0.2.0", f"{server.url}/CHANGELOG.rst?ref=main") == "v0.2.0\n======\n\nFirst."
+        server.answers["/CHANGELOG.rst?ref=main"] = page("0.3.0\n~~~~~\n\nthree\n\n0.2.0\n~~~~~\n\ntwo\n")
+        assert text_of("0.3.0", f"{server.url}/CHANGELOG.rst?ref=main") == "0.3.0\n~~~~~\n\nthree"
 
     @pytest.mark.parametrize("status", [401, 404, 500])
     def test_a_status_is_no_failure(self, server: Service, status: int) -> None:
@@ -453,12 +470,20 @@ class TestServer:
         ):
             read_changelogs(["0.3.0"], f"{url}/{{version}}")
         assert "\x1b" not in str(error.value)
+        assert "no whole answer" not in str(error.value)
         assert ("ended 5 bytes early" in str(error.value)) == (b"half" in words)
 
     def test_what_is_said_is_bounded(self) -> None:
-        with saying(b"?token" * 10_000) as url, pytest.raises(ChangelogError) as error:
+        with saying(b"?" + b"token" * 12_000) as url, pytest.raises(ChangelogError) as error:
             read_changelogs(["0.3.0"], f"{url}/{{version}}")
-        assert len(str(error.value)) < 1000
+        assert f"{url}/0.3.0: {('?' + 'token' * 12_000)[:300]}. Expected" in str(error.value)
+
+    def test_nothing_that_can_be_shown_is_said(self) -> None:
+        with (
+            saying(b"\x1b\r\n\r\n") as url,
+            pytest.raises(ChangelogError, match=f"{url}/0.3.0: BadStatusLine. Expected"),
+        ):
+            read_changelogs(["0.3.0"], f"{url}/{{version}}")
 
     def test_one_that_cannot_be_reached_beside_others(self, server: Service) -> None:
         server.answers["/0.3.0"] = page("three")
@@ -469,9 +494,12 @@ class TestServer:
             f"No changelog of 0.4.0 was found at {server.url}/0.4.0: [Errno 111] Connection refused."
         )
 
-    def test_a_url_with_what_cannot_be_sent(self, server: Service) -> None:
-        with pytest.raises(ChangelogError, match="No changelog can be read"):
-            read_changelogs(["0.3.0"], f"{server.url}/a b/{{version}}")
+    @pytest.mark.parametrize(
+        ("name", "reason"), [("a b", "URL can't contain control characters"), ("ä", "'ascii' codec")]
+    )
+    def test_a_url_with_what_cannot_be_sent(self, server: Service, name: str, reason: str) -> None:
+        with pytest.raises(ChangelogError, match=f"/0.3.0: {reason}"):
+            read_changelogs(["0.3.0"], f"{server.url}/{name}/{{version}}")
         assert server.asked == []
 
 
@@ -497,10 +525,12 @@ def dripping() -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        end.set()
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            end.set()
+            server.shutdown()
+            thread.join()
 
 
 class TestBounds:
@@ -511,6 +541,7 @@ class TestBounds:
         with dripping() as url:
             found = read_changelogs(["0.3.0", "0.4.0", "0.5.0", "0.6.0"], f"{url}/{{version}}")
             took = time.monotonic() - began
+            late = [thread for thread in threading.enumerate() if "(fetch)" in thread.name]
             with pytest.raises(ChangelogError, match=r"/all: there was no whole answer within 0\.5 s\. "):
                 read_changelogs(["0.3.0"], f"{url}/all")
         assert [changelog.found for changelog in found] == [True, False, False, False]
@@ -518,6 +549,7 @@ class TestBounds:
             found[1].text == f"No changelog of 0.4.0 was found at {url}/0.4.0: there was no whole answer within 0.5 s."
         )
         assert took < 1.4
+        assert [thread.daemon for thread in late] == [True, True, True], "the module could not end"
 
     def test_bytes_of_a_document(self, folder: Path, server: Service) -> None:
         assert changelogs.DOCUMENT_LIMIT == 1024 * 1024
@@ -598,10 +630,12 @@ def recording() -> Iterator[Recorder]:
     recorder = Recorder()
     thread = threading.Thread(target=recorder.server.serve_forever, args=(0.01,))
     thread.start()
-    yield recorder
-    recorder.server.shutdown()
-    thread.join()
-    recorder.server.server_close()
+    try:
+        yield recorder
+    finally:
+        recorder.server.shutdown()
+        thread.join()
+        recorder.server.server_close()
 
 
 BASIC = "Basic " + base64.b64encode(b"user:p@ss:w\xc3\xb6rd").decode()
@@ -641,8 +675,9 @@ class TestCredentialsAndRedirects:
 
     def test_a_redirect_to_another_server_loses_them(self) -> None:
         with recording() as recorder, recording() as other:
-            recorder.redirects["/0.3.0"] = f"http://{other.host}/there"
+            recorder.redirects.update({"/0.3.0": "/here", "/here": f"http://{other.host}/there"})
             assert text_of("0.3.0", f"http://{LOGIN}@{recorder.host}/{{version}}") == "text"
+            assert recorder.asked == [("/0.3.0", BASIC), ("/here", BASIC)]
             assert other.asked == [("/there", None)]
 
     @pytest.mark.parametrize(
