@@ -61,6 +61,12 @@ class ComposeProject:
     project_name: str | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
+    @classmethod
+    def of(cls, deployment: Mapping[str, Any]) -> ComposeProject:
+        """Return the project of a deployment (the fields of deployment.Deployment)."""
+        files, env_files = deployment["config_files"], deployment["environment_files"] or None
+        return cls(deployment["project_dir"], files, env_files, deployment["project"])
+
     def resolve(self, path: str) -> str:
         """Return `path` as Compose takes it."""
         return os.path.join(os.path.abspath(self.project_dir), path)

@@ -96,14 +96,8 @@ def secret_problems(container: Mapping[str, Any]) -> list[str]:
 
 def pin_problems(deployment: Mapping[str, Any], tag: str, digest: str | None) -> list[str]:
     """Return why the project's files cannot be made to name the tag; that they can is proven on a temporary copy."""
-    project = ComposeProject(
-        deployment["project_dir"],
-        deployment["config_files"],
-        deployment["environment_files"] or None,
-        deployment["project"],
-    )
     try:
-        pin_image(project, deployment["service"], tag, digest, check_mode=True)
+        pin_image(ComposeProject.of(deployment), deployment["service"], tag, digest, check_mode=True)
     except ComposeImageError as error:
         return [f"The image of {deployment['service']} cannot be pinned: {error}"]
     return []

@@ -54,15 +54,16 @@ def rehearse(
     deployment: Mapping[str, Any],
     point: RecoveryPoint,
     image: str,
-    version: str,
+    version: str | None,
     timeout: float,
     drops: Sequence[str] = (),
 ) -> Rehearsal:
     """Start `image` on a copy of the recovery point's database, as the deployment's container is started.
 
     It has that container's environment, memory limit, user and other mounts (read-only), and no network at all. It must
-    be healthy within `timeout` seconds, report `version`, leave a sound database, and keep all rows but those of the
-    tables `drops`. Container and copy are removed in any case, and before that those of a rehearsal that was killed.
+    be healthy within `timeout` seconds, report `version` (any when None), leave a sound database, and keep all rows but
+    those of the tables `drops`. Container and copy are removed in any case, and before that those of a rehearsal that
+    was killed.
     deployment: the fields of deployment.Deployment. Raises RehearsalError, DockerError, DatabaseFileError, OSError.
     """
     project = deployment["project"]

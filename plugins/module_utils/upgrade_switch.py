@@ -17,7 +17,7 @@ from .compose_image import ComposeImageError, ComposeProject, PinResult, pin_ima
 from .compose_service import has_served, start_service, stop_service
 from .deployment import DiscoveryError, find_container
 from .deployment_lock import DeploymentLockError, renew_lock
-from .docker_command import DockerError
+from .docker_command import DockerError, run_docker
 from .durable_files import PrivateFolderError
 from .journal import JournalError, append_entry, journal_path, state_folder
 from .readiness import NotReadyError, Readiness, wait_until_ready
@@ -137,6 +137,7 @@ class _Run:
 
     def _switch(self) -> tuple[Readiness, float]:
         wanted = self._wanted
+        self._give_tag()
         with RecoveryPointAtStop(self._deployment, wanted.root, f"pre-{OPERATION}", wanted.progress) as point:
             point.keep_project_files()
             self._record("started", {"action": "start", "serve": dict(wanted.source), "outcome": "failed"})
@@ -157,6 +158,16 @@ class _Run:
         readiness = self._start([])
         self._left = "later"
         return readiness, time.monotonic() - stopped
+
+    def _give_tag(self) -> None:
+        """Have the target's tag name the image that was pulled by its digest: Docker prunes images without a tag."""
+        repository, tag, digest = (
+            self._deployment["repository"],
+            self._wanted.target["tag"],
+            self._wanted.target["digest"],
+        )
+        if digest is not None:
+            run_docker(["tag", f"{repository}@{digest}", f"{repository}:{tag}"])
 
     def _start(self, overrides: Sequence[str]) -> Readiness:
         """Start the target version and wait until it is healthy; with overrides, where no client reaches it."""
@@ -216,10 +227,5 @@ class _Run:
 def pin_target(wanted: Switch, check_mode: bool = False) -> PinResult:
     """Have the project's files name the target's image; in check mode only say how. Raises ComposeImageError."""
     deployment, target = wanted.deployment, wanted.target
-    project = ComposeProject(
-        deployment["project_dir"],
-        deployment["config_files"],
-        deployment["environment_files"] or None,
-        deployment["project"],
-    )
+    project = ComposeProject.of(deployment)
     return pin_image(project, deployment["service"], target["tag"], target["digest"], check_mode)

@@ -81,9 +81,8 @@ options:
         required: true
         suboptions:
           version:
-            description: The version that the service must report.
+            description: The version that the service must report. Any will do when not given.
             type: str
-            required: true
           tag:
             description: The tag to pin, if any.
             type: str
@@ -154,7 +153,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
 )
 
 SERVE = {
-    "version": {"type": "str", "required": True},
+    "version": {"type": "str"},
     "tag": {"type": "str"},
     "digest": {"type": "str"},
     "image_id": {"type": "str"},

@@ -44,9 +44,8 @@ options:
     type: str
     required: true
   version:
-    description: The version that it must report.
+    description: The version that it must report. Any will do when not given.
     type: str
-    required: true
   timeout:
     description: Seconds within which it must be healthy.
     type: int
@@ -124,7 +123,7 @@ def main() -> None:
             "deployment": {"type": "dict", "required": True},
             "recovery_point": {"type": "path", "required": True},
             "image": {"type": "str", "required": True},
-            "version": {"type": "str", "required": True},
+            "version": {"type": "str"},
             "timeout": {"type": "int", "default": 120},
             "drops": {"type": "list", "elements": "str", "default": []},
         },
@@ -133,7 +132,7 @@ def main() -> None:
     options = module.params
     if module.check_mode:
         module.exit_json(changed=False)
-    failed = f"The rehearsal of {options['version']} failed, nothing was changed: "
+    failed = f"The rehearsal of {options['image']} failed, nothing was changed: "
     try:
         point = read_recovery_point(options["recovery_point"])
         require_plain(point)

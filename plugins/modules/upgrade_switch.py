@@ -43,9 +43,8 @@ options:
     required: true
     suboptions: &serve
       version:
-        description: The version that the service must report.
+        description: The version that the service must report. Any will do when not given.
         type: str
-        required: true
       tag:
         description: The tag to pin.
         type: str
@@ -189,7 +188,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_switch imp
 )
 
 SERVE = {
-    "version": {"type": "str", "required": True},
+    "version": {"type": "str"},
     "tag": {"type": "str"},
     "digest": {"type": "str"},
     "image_id": {"type": "str"},

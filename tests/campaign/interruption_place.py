@@ -35,7 +35,7 @@ PROJECT = "/opt/opstage"
 JOURNAL = "/var/lib/opstage/opstage/journal.jsonl"
 LOCK = "/var/lib/opstage/opstage/lock.json"
 VARIABLES: dict[str, dict[str, str]] = {
-    UPGRADE: {"opstage_version": NEW},
+    UPGRADE: {"opstage_version": NEW, "opstage_upgrade_acknowledge": NEW},
     ROLLBACK: {},
     RESTORE: {"opstage_recovery_point": "latest"},
     BACKUP: {"opstage_backup_method": "offline"},
@@ -235,9 +235,9 @@ class Place:
         return ""
 
     def pinned(self) -> str:
-        """The image that Compose would start."""
+        """The tag of the image that Compose would start."""
         text = self.on_host("docker", "compose", "--project-directory", PROJECT, "config", "--images")
-        return text.strip().rpartition(":")[2]
+        return text.strip().partition("@")[0].rpartition(":")[2]
 
     def writes_in(self, recovery_point: str) -> set[int]:
         """The writes that a recovery point has."""

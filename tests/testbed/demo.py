@@ -93,7 +93,7 @@ def deploy() -> None:
 
 def upgrade() -> None:
     """Run the collection's own playbook, as an operator would; raises TestbedError when it ends red."""
-    arguments = ["playbooks/upgrade.yml", "-e", f"opstage_version={TO}"]
+    arguments = ["playbooks/upgrade.yml", "-e", f"opstage_version={TO}", "-e", f"opstage_upgrade_acknowledge={TO}"]
     say(f"ansible-playbook -i .demo/inventory.yml {' '.join(arguments)}")
     status = subprocess.run(ansible_playbook(*arguments), stdin=subprocess.DEVNULL, check=False).returncode
     if status:

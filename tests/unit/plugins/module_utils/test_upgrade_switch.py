@@ -62,7 +62,14 @@ def wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Switch:
     holder, _previous = take_lock(journal.state_folder("opstage"), "upgrade", "root", "here", None)
     deployment = {
         **{"project": "opstage", "project_dir": str(project), "config_files": [str(project / "compose.yml")]},
-        **{"environment_files": [], "service": "web", "image": "repo:0.2.0", "tag": "0.2.0", "digest": None},
+        **{
+            "environment_files": [],
+            "service": "web",
+            "image": "repo:0.2.0",
+            "repository": "repo",
+            "tag": "0.2.0",
+            "digest": None,
+        },
         **{"image_id": "sha256:" + "1" * 64, "version": "0.2.0", "version_source": "api", "edition": "ce"},
         **{"database": str(make_database(data / "opstage.db", 20, "WAL")), "url": "http://127.0.0.1:8080"},
     }
@@ -85,6 +92,7 @@ def engine(wanted: Switch, monkeypatch: pytest.MonkeyPatch) -> Engine:
     made = Engine(Path(wanted.deployment["database"]))
     made.does["stop"] = lambda: made.write("INSERT INTO entries VALUES (21, 'written last')")
     replacements: dict[str, Any] = {
+        "run_docker": lambda arguments: made.step(" ".join(arguments)),
         "pin_target": lambda _wanted: made.step("pin"),
         "stop_service": lambda _deployment: made.step("stop"),
         "start_service": lambda _deployment, overrides: made.step(f"start {' '.join(overrides)}".strip()),
@@ -122,6 +130,7 @@ def test_a_switch(wanted: Switch, engine: Engine) -> None:
     engine.does["healthy"] = lambda: engine.write("INSERT INTO entries VALUES (22, 'after')")
     switched = switch(wanted)
     assert engine.asked == [
+        f"tag repo@{TARGET['digest']} repo:0.3.0",
         *("pin", "stop", "start /state/isolation.yml", "healthy alone", "start", "healthy"),
     ]
     assert numbers_in(Path(switched.point.database)) == list(range(1, 22))
@@ -156,7 +165,7 @@ def test_a_long_rehearsal_is_a_longer_timeout(
 def test_a_database_that_cannot_be_copied_changes_nothing(wanted: Switch, engine: Engine) -> None:
     engine.database.write_bytes(b"no database")
     error = failed(wanted)
-    assert (error.left, error.point, engine.asked, entries()) == ("nothing", None, [], [])
+    assert (error.left, error.point, engine.asked[1:], entries()) == ("nothing", None, [], [])
 
 
 @pytest.mark.parametrize("step", ["pin", "stop"])
@@ -230,5 +239,5 @@ def test_what_the_next_run_is_to_complete(wanted: Switch, engine: Engine, monkey
 
 def test_a_lost_lock_ends_it_before_anything_is_touched(wanted: Switch, engine: Engine) -> None:
     error = failed(dataclasses.replace(wanted, lock="somebody else's"))
-    assert (error.left, engine.asked, entries()) == ("nothing", [], [])
+    assert (error.left, engine.asked[1:], entries()) == ("nothing", [], [])
     assert "does not hold the lock" in str(error)
