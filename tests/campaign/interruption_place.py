@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from campaign.interruption_trials import BACKUP, CONNECTION, HOST, RESTORE, ROLLBACK, UPGRADE
+from campaign.interruption_trials import BACKUP, CONNECTION, CREATE, HOST, RESTORE, ROLLBACK, UPGRADE
 from testbed import hosts, inventory, traffic
 from testbed.engine import docker
 from testbed.load import ACKNOWLEDGED
@@ -34,11 +34,17 @@ LOG = CHECKOUT / ".cache" / "logs" / "interruptions.log"
 PROJECT = "/opt/opstage"
 JOURNAL = "/var/lib/opstage/opstage/journal.jsonl"
 LOCK = "/var/lib/opstage/opstage/lock.json"
-VARIABLES: dict[str, dict[str, str]] = {
+POINTS = "/var/backups/opstage"
+FOLDER = inventory.folder_of(NAME) / "campaign"
+"""What is noted of playbooks and writers, and what is brought to a new host."""
+PLAYBOOKS = {CREATE: RESTORE}
+"""Where it has not the operation's name."""
+VARIABLES: dict[str, dict[str, Any]] = {
     UPGRADE: {"opstage_version": NEW, "opstage_upgrade_acknowledge": NEW},
     ROLLBACK: {},
     RESTORE: {"opstage_recovery_point": "latest"},
     BACKUP: {"opstage_backup_method": "offline"},
+    CREATE: {"opstage_recovery_point": str(FOLDER / "point"), "opstage_recovery_point_on_controller": True},
 }
 LED_TO_BY = {RESTORE: (BACKUP, {}), ROLLBACK: (UPGRADE, VARIABLES[UPGRADE])}
 """What must have been done before the operation can begin."""
@@ -63,6 +69,27 @@ rm -rf {STATE_OF_A_DEPLOYMENT}
 tar --extract --file "{SAVED}/$0.tar"
 docker compose --project-directory {PROJECT} up --detach --pull never
 """
+EMPTY = f"""
+set -e
+{CONTAINERS} | xargs --no-run-if-empty docker rm --force
+docker network ls --quiet --filter label=com.docker.compose.project=opstage | xargs --no-run-if-empty docker network rm
+docker volume rm --force opstage_opstage-data
+cd /
+rm -rf {STATE_OF_A_DEPLOYMENT}
+"""
+KEEP_POINT = f"cp --archive {POINTS}/opstage/*-manual {SAVED}/point"
+BACKGROUND = "'system_settings', 'agents', 'health_reports'"
+"""Tables that Opstage writes on its own."""
+TABLES_THAT_DIFFER = f"""
+set -e
+now=/var/lib/docker/volumes/opstage_opstage-data/_data/opstage.db
+then="file:{SAVED}/point/opstage.db?immutable=1"
+for table in $(sqlite3 "$then" "select name from sqlite_master where type = 'table' and name not in ({BACKGROUND})"); do
+    was=$(sqlite3 "$then" ".sha3sum $table")
+    is=$(sqlite3 -readonly "$now" ".sha3sum $table")
+    [ "$is" = "$was" ] || echo "$table"
+done
+"""
 START_ALWAYS = f"""
 set -e
 sed -i 's/restart: unless-stopped/restart: always/' {PROJECT}/compose.yml
@@ -79,10 +106,9 @@ until pgrep '^python3' >/dev/null || [ $tries -ge 150 ]; do sleep 0.02; tries=$(
 
 
 class Place:
-    """The host with its Opstage. ``folder`` is for what is noted of playbooks and writers."""
+    """The host with its Opstage. FOLDER must be there, and empty."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         (self.host,) = hosts.existing(NAME)
         self.url = f"http://{self.host.address}:8080"
         self.kept: dict[str, list[int]] = {}
@@ -91,14 +117,14 @@ class Place:
 
     def playbook(self, name: str, variables: dict[str, Any], halt_at: str = "") -> subprocess.Popen[bytes]:
         """Start a playbook of the collection, or of the testbed where the name is a path."""
-        path = name if "/" in name else f"playbooks/{name}.yml"
+        path = name if "/" in name else f"playbooks/{PLAYBOOKS.get(name, name)}.yml"
         environment = {
             **os.environ,
             "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback_plugins"),
-            "KILLER_TASKS": str(self.folder / "tasks"),
+            "KILLER_TASKS": str(FOLDER / "tasks"),
             "KILLER_TASK": halt_at,
         }
-        (self.folder / "tasks").write_text("", encoding="utf-8")
+        (FOLDER / "tasks").write_text("", encoding="utf-8")
         with LOG.open("ab") as stream:
             stream.write(f"== {name} {variables} {halt_at}\n".encode())
             stream.flush()
@@ -116,7 +142,7 @@ class Place:
 
     def tasks(self) -> list[tuple[float, str]]:
         """The tasks that the last playbook began: time.monotonic(), and the name without that of the collection."""
-        lines = (self.folder / "tasks").read_text(encoding="utf-8").splitlines()
+        lines = (FOLDER / "tasks").read_text(encoding="utf-8").splitlines()
         parts = [line.split(" ", 1) for line in lines]
         return [(float(at), task.removeprefix("TASK: ").removeprefix("capsule.opstage.")) for at, task in parts]
 
@@ -132,6 +158,8 @@ class Place:
 
     def put_back(self, operation: str) -> list[int]:
         """Bring the deployment to where the operation begins. Returns the writes that were acknowledged until then."""
+        if operation == CREATE:
+            return self.take_away()
         name = operation if operation in LED_TO_BY else UPGRADE
         if name not in self.kept:
             if name in LED_TO_BY:
@@ -147,6 +175,26 @@ class Place:
             self.kept[name] = kept
         self.on_host("sh", "-c", LOAD, name)
         return self.kept[name]
+
+    def take_away(self) -> list[int]:
+        """Leave the host with Docker and images alone; what it had is in a recovery point on the controller.
+
+        Returns the acknowledged writes that are in it.
+        """
+        if CREATE not in self.kept:
+            self.kept[CREATE] = self.put_back(RESTORE)
+            self.on_host("sh", "-c", KEEP_POINT)
+            docker("cp", f"{self.host.container}:{SAVED}/point", VARIABLES[CREATE]["opstage_recovery_point"])
+        self.on_host("sh", "-c", EMPTY)
+        return self.kept[CREATE]
+
+    def tables_that_differ(self) -> list[str]:
+        """The tables whose rows are not those that the recovery point for a new host has."""
+        return self.on_host("sh", "-c", TABLES_THAT_DIFFER).split()
+
+    def staged(self) -> list[str]:
+        """What is left on the host of recovery points that came from the controller."""
+        return self.on_host("find", POINTS, "-maxdepth", "1", "-name", ".*").split()
 
     def start_always(self) -> None:
         """Change Docker's policy: the service starts with the host, even if it was stopped."""
@@ -167,7 +215,7 @@ class Place:
     def writer(self) -> Iterator[Path]:
         """Somebody who writes all the time; yields the folder in which is noted what was acknowledged."""
         self.writers += 1
-        state = self.folder / f"traffic-{self.writers}"
+        state = FOLDER / f"traffic-{self.writers}"
         traffic.start(state, self.url, WRITES_PER_SECOND)
         try:
             yield state

@@ -97,7 +97,9 @@ What is left when an operation is cut off: every number on this page was made by
 which writes this page. On a host with its own systemd, sshd and Docker Engine an Opstage gets {rate} writes a second,
 and it is noted which of them it acknowledges. An operation begins, is cut off at one of its tasks or at a random
 moment, and then the backup playbook runs, which has to find out what was cut off and bring it to its end. Before each
-cut the deployment is put back to the same starting point, which has {before} acknowledged writes already. The cuts are:
+cut the deployment is put back to the same starting point, which has {before} acknowledged writes already. `create` is a
+restore of a recovery point from the controller onto a host that has nothing but Docker and the image; nobody writes
+there yet, and the same restore is what runs next. The cuts are:
 """
 
 JUDGEMENT = """
@@ -105,7 +107,8 @@ Then there must be: no lock; an end in the journal to everything that began ther
 version that its Compose file names, which is the old one unless the upgrade has finished or the rollback has not; and
 every acknowledged write. One whose number the database gave away again counts as lost. A restore or rollback that has
 finished drops what was written from its recovery point until it replaced the database, and nothing else; that must be
-in the recovery point which it makes of what was there.
+in the recovery point which it makes of what was there. After `create` all rows but those that Opstage writes on its own
+must be as in the recovery point, and nothing of what was brought to the host for it may be left.
 
 The host is a container, which is killed. All its processes end at once and what it has in memory file systems is gone,
 but the machine's kernel goes on and writes its cache to the disk: a power cut that also loses what was not synced is

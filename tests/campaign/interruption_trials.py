@@ -21,8 +21,12 @@ KINDS = {
     HOST: "the host loses its power and is started again, and ansible-playbook is killed",
     CONNECTION: "the SSH connection is cut and refused, ansible-playbook ends by itself",
 }
-UPGRADE, ROLLBACK, RESTORE, BACKUP = OPERATIONS = ("upgrade", "rollback", "restore", "backup")
-AT_EVERY_TASK = {CONTROLLER: (UPGRADE, ROLLBACK, RESTORE), HOST: OPERATIONS}
+UPGRADE, ROLLBACK, RESTORE, BACKUP, CREATE = OPERATIONS = ("upgrade", "rollback", "restore", "backup", "create")
+"""CREATE is a restore onto a host that has Docker alone."""
+AT_EVERY_TASK = {
+    CONTROLLER: (UPGRADE, ROLLBACK, RESTORE, CREATE),
+    HOST: (UPGRADE, ROLLBACK, RESTORE, BACKUP),
+}
 """The kinds and operations of the whole campaign, besides its random moments."""
 SWITCH = "Switch | Stop"
 """The upgrade's task during which the service is down: it does much, and is cut off within, too."""
@@ -117,7 +121,9 @@ def whole_campaign(
         operation = chance.choice(list(courses))
         moment = round(chance.uniform(SECONDS_BEFORE_ANY_TASK, courses[operation].seconds), 1)
         kind, registry_down = chance.choice(list(kinds or KINDS)), chance.random() < CHANCE
-        trials.append(Trial(operation, moment, kind, registry_down, always=chance.random() < CHANCE))
+        # On a host that has nothing yet there is no policy to change.
+        always = chance.random() < CHANCE and operation != CREATE
+        trials.append(Trial(operation, moment, kind, registry_down, always))
     return trials[chance.randrange(one_in) :: one_in]
 
 

@@ -12,7 +12,8 @@
                                             registry is out of reach
 
 On a host of the testbed, under a writer of 200 acknowledged writes a second. After each cut the backup playbook runs,
-which must find what was cut off and bring it to its end. Exit status 0 when nothing was lost, 1 otherwise.
+which must find what was cut off and bring it to its end. A restore onto an empty host has no writer, and is run again
+itself. Exit status 0 when nothing was lost, 1 otherwise.
 """
 
 from __future__ import annotations
@@ -29,16 +30,19 @@ import time
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from campaign import interruption_report as report
 from campaign.interruption_place import (
+    FOLDER,
     LOG,
     NAME,
     NEW,
     OLD,
+    PLAYBOOKS,
     UNREACHABLE,
     VARIABLES,
     Place,
@@ -50,6 +54,7 @@ from campaign.interruption_trials import (
     BACKUP,
     CONNECTION,
     CONTROLLER,
+    CREATE,
     HOST,
     KINDS,
     OPERATIONS,
@@ -62,7 +67,6 @@ from campaign.interruption_trials import (
     trial_of,
     whole_campaign,
 )
-from testbed import inventory
 from testbed.command import down, up
 from testbed.process import TestbedError, say
 from testbed.reconcile import check_url
@@ -95,13 +99,23 @@ def attempt(place: Place, trial: Trial) -> None:
     kept = place.put_back(trial.operation)
     if trial.always:
         place.start_always()
+    if trial.operation == CREATE:
+        cut_off_and_go_on(place, trial, CREATE, VARIABLES[CREATE])
+        judge(place, trial, kept, [])
+        judge_created(place, trial)
+        return
     with place.writer() as state:
-        cut_off(place, trial)
-        with place.without_registry() if trial.registry_down else contextlib.nullcontext():
-            status = end_of(place.playbook(BACKUP, {}))
+        cut_off_and_go_on(place, trial, BACKUP, {})
+    judge(place, trial, kept, acknowledged(state))
+
+
+def cut_off_and_go_on(place: Place, trial: Trial, playbook: str, variables: dict[str, Any]) -> None:
+    """Cut the trial's operation off, and run the playbook that comes next."""
+    cut_off(place, trial)
+    with place.without_registry() if trial.registry_down else contextlib.nullcontext():
+        status = end_of(place.playbook(playbook, variables))
     if status:
         trial.flaws.append(f"the next run ended with status {status}")
-    judge(place, trial, kept, acknowledged(state))
 
 
 def cut_off(place: Place, trial: Trial) -> None:
@@ -131,7 +145,10 @@ def judge(place: Place, trial: Trial, kept: Sequence[int], numbers: Sequence[int
     """
     entries = place.journal()
     ends = [entry for entry in entries if entry["status"] in ("finished", "failed")]
-    own = [entry for entry in ends if entry["operation"] == trial.operation]
+    own = [entry for entry in ends if entry["operation"] == PLAYBOOKS.get(trial.operation, trial.operation)]
+    if trial.operation == CREATE:
+        # The next run was another one.
+        del own[-1:]
     trial.outcome = own[-1]["status"] if own else "not begun"
     trial.acknowledged = len(numbers)
     if {entry["run"] for entry in entries} != {entry["run"] for entry in ends}:
@@ -148,6 +165,15 @@ def judge(place: Place, trial: Trial, kept: Sequence[int], numbers: Sequence[int
         dropped = numbers[: len(kept) + len(numbers) - len(wanted)]
         if dropped:
             trial.lost += lost(dropped, set(dropped) - place.writes_in(own[-1]["present"]))
+
+
+def judge_created(place: Place, trial: Trial) -> None:
+    """Compare what was restored onto an empty host with the recovery point."""
+    differ, staged = place.tables_that_differ(), place.staged()
+    if differ:
+        trial.flaws.append(f"not as in the recovery point: {', '.join(differ)}")
+    if staged:
+        trial.flaws.append(f"left behind: {', '.join(staged)}")
 
 
 def not_dropped(trial: Trial, numbers: Sequence[int]) -> Sequence[int]:
@@ -189,10 +215,9 @@ def interrupt(_number: int, _frame: object) -> None:
 def campaign(options: argparse.Namespace) -> tuple[list[Trial], dict[str, str]]:
     """Make all the trials. Returns them, and what they were made with. Raises TestbedError where nothing goes."""
     began, start = time.monotonic(), datetime.now(UTC)
-    folder = inventory.folder_of(NAME) / "campaign"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    place = Place(folder)
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(parents=True)
+    place = Place()
     if options.only:
         trials = [trial_of(key) for key in options.only]
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 from campaign.interruption_report import document, text
-from campaign.interruption_trials import CONNECTION, HOST, Course, Trial, trial_of, whole_campaign
+from campaign.interruption_trials import CONNECTION, CREATE, HOST, Course, Trial, trial_of, whole_campaign
 from campaign.interruptions import lost, not_dropped
 from testbed.machine import CHECKOUT
 from testbed.process import TestbedError
@@ -28,6 +28,7 @@ WITHIN_THE_SWITCH = [
         ("host/restore:Put in place | Replace", Trial("restore", "Put in place | Replace", HOST)),
         ("host/upgrade:7+always", Trial("upgrade", "7", HOST, always=True)),
         ("host/upgrade:Switch | Stop~1.2s+always", Trial("upgrade", "Switch | Stop", HOST, always=True, delay=1.2)),
+        ("create:Stage | Copy", Trial(CREATE, "Stage | Copy")),
         ("upgrade:7~0.3s", Trial("upgrade", "7", delay=0.3)),
         ("connection/backup:3.5s+registry+always", Trial("backup", 3.5, CONNECTION, registry_down=True, always=True)),
     ],
@@ -55,6 +56,14 @@ def test_the_whole_is_every_task_and_the_same_random_moments_each_time() -> None
     assert [trial.key for trial in whole_campaign(COURSES, (), 1)] == keys
     assert {trial.kind for trial in trials[14:]} == {"controller", "host", "connection"}
     assert all(1.0 <= float(trial.moment) <= COURSES[trial.operation].seconds for trial in trials[14:])
+
+
+def test_no_policy_is_changed_on_an_empty_host() -> None:
+    course = {CREATE: Course(["one", "two"], 9.0, [1.0, 3.0])}
+    trials = whole_campaign(course, (), 1)
+    assert [trial.key for trial in trials[:2]] == ["create:1", "create:2"]
+    assert not any(trial.always for trial in trials)
+    assert any(trial.registry_down for trial in trials)
 
 
 def test_within_the_switch_are_the_kinds_and_operations_that_were_asked_for() -> None:
