@@ -9,7 +9,7 @@ import re
 from typing import Sequence
 
 _SPECIAL = re.compile(r"[\\`*\[\]<>~&]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
-_BEGINS_BLOCK = re.compile(r"(?=[-+=#])|(?<=\d)(?=[.)](?:\s|$))")
+_BLOCK_MARK = re.compile(r"(?=[-+=#])|\d+(?=[.)](?:\s|$))")
 
 
 def escaped(text: str) -> str:
@@ -20,7 +20,7 @@ def escaped(text: str) -> str:
 def plain(text: str) -> str:
     """Return Markdown that shows `text` as it is, also in a table or at the beginning of a line."""
     shown = _SPECIAL.sub(r"\\\g<0>", escaped(text).strip()).replace("|", "&#124;")
-    match = _BEGINS_BLOCK.match(shown) or re.match(r"\d+(?=[.)](?:\s|$))", shown)
+    match = _BLOCK_MARK.match(shown)
     return f"{shown[: match.end()]}\\{shown[match.end() :]}" if match else shown
 
 

@@ -3,7 +3,7 @@
 
 """The steps of an upgrade on one host, and how each is done and undone by hand, without Ansible.
 
-The commands name what a host says of itself, whatever characters are in it, and do nothing else in a shell than to name it.
+In the commands stands what a host says of itself, quoted for bash, whatever characters are in it.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ FOLDER = "by-hand"
 """Below the folder of all recovery points: what is kept by hand. It is no project's, so nothing ever removes it."""
 
 TOOLS = ("docker version", "docker compose version", "sqlite3 --version", "curl --version")
-"""What the commands need on the host; `VACUUM INTO` is in SQLite since 3.27."""
 
 _USER_IN_URL = "***@"
+
+_FULL_CHECK = "PRAGMA integrity_check; PRAGMA foreign_key_check;"
+_QUICK_CHECK = "PRAGMA quick_check; PRAGMA foreign_key_check;"
+_FOLD = f"PRAGMA journal_mode=DELETE; {_QUICK_CHECK}"
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class RunbookRequest:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """One row of the table; `by_hand` is Markdown that says how to do it without Ansible."""
+class Step:
+    """A step of the upgrade, all in Markdown; `service` is how it is meanwhile, `by_hand` how to do it by hand."""
 
     title: str
     happens: str
@@ -66,46 +69,62 @@ class _Step:
 
 
 @dataclass(frozen=True)
-class _Leg:
-    """From one version of the path to the next: `old` and `new` are images of the plan, as its source and target are.
+class Leg:
+    """From one version of the path to the next: `old` and `new` are images, as source and target of the plan are.
 
-    stamp: makes names new. folder: where what leads back is kept by hand. tag_back: the command that gives the old tag back to the old image,
-    empty where it cannot have moved. pin: how the project's files name the new image, None for unknown.
+    folder: where what leads back is kept by hand; stamp: what makes other names unique. tag_back: the command that
+    gives the old tag back to the old image, empty where it cannot have moved. pin: how the project's files name the new
+    image, None for unknown; pinned_before: what stands there until then.
     """
 
     request: RunbookRequest
     old: Mapping[str, Any]
     new: Mapping[str, Any]
-    stamp: str
     folder: str
+    stamp: str
     tag_back: str
     pin: PinResult | None
+    pinned_before: str
+
+    @property
+    def database(self) -> str:
+        """The live database."""
+        return str(self.request.deployment["database"])
+
+    @property
+    def copy(self) -> str:
+        """The copy of the database as it was at the stop."""
+        return posixpath.join(self.folder, posixpath.basename(self.database))
+
+    @property
+    def service(self) -> str:
+        """The name of the service."""
+        return str(self.request.deployment["service"])
 
 
-def _name(image: Mapping[str, Any]) -> str:
-    """What to call the version that an image has, in Markdown."""
+def name_of_version(image: Mapping[str, Any]) -> str:
+    """Return what to call the version of an image, in Markdown."""
     return code(str(image["version"] or image["tag"] or image["image"]))
 
 
-def _legs(request: RunbookRequest, now: datetime) -> list[_Leg]:
-    plan, deployment = request.plan, request.deployment
-    stamp = f"{now:%Y%m%dT%H%M%SZ}"
-    legs = []
-    before = plan["source"]
-    for number, step in enumerate(plan["path"]):
+def find_legs(request: RunbookRequest, now: datetime) -> list[Leg]:
+    """Return the legs of the plan's path; `now` makes the names of what is kept."""
+    deployment, before = request.deployment, request.plan["source"]
+    legs: list[Leg] = []
+    stamp, tag_back, pinned = f"{now:%Y%m%dT%H%M%SZ}", "", ""
+    if before["tag"] is not None and before["pinned_digest"] is None:
+        tag_back = shell_line("docker", "tag", before["image_id"], f"{deployment['repository']}:{before['tag']}")
+    for number, step in enumerate(request.plan["path"]):
         folder = posixpath.join(request.root, FOLDER, f"{deployment['project']}-{stamp}", f"to-{step['tag']}")
-        tag_back = ""
-        if number == 0 and before["tag"] is not None and before["pinned_digest"] is None:
-            tag_back = shell_line("docker", "tag", before["image_id"], f"{deployment['repository']}:{before['tag']}")
         pin = request.pins[number] if number < len(request.pins) else None
-        legs.append(_Leg(request, before, step, stamp, folder, tag_back, pin))
-        before = step
+        legs.append(Leg(request, before, step, folder, stamp, tag_back, pin, pinned or (pin.before if pin else "")))
+        before, tag_back, pinned = step, "", pin.after if pin else ""
     return legs
 
 
-def _number_steps(request: RunbookRequest, now: datetime) -> list[_Step]:
-    legs = _legs(request, now)
-    steps = [_look(request, legs)]
+def find_steps(request: RunbookRequest, legs: Sequence[Leg]) -> list[Step]:
+    """Return the steps of all legs, which are at least one."""
+    steps = [_look(legs)]
     for leg in legs:
         steps += [_pull(leg), _copy_online(leg)]
         steps += [_rehearse(leg)] if request.rehearse else []
@@ -113,348 +132,14 @@ def _number_steps(request: RunbookRequest, now: datetime) -> list[_Step]:
     return steps
 
 
-def _compose(leg: _Leg, *arguments: str, overrides: Sequence[str] = ()) -> str:
-    """A `docker compose` command for the deployment's project."""
-    deployment = leg.request.deployment
-    words = ["docker", "compose", "--project-directory", deployment["project_dir"]]
-    words += ["--project-name", deployment["project"]]
-    for path in deployment["environment_files"]:
-        words += ["--env-file", path]
-    for path in [*deployment["config_files"], *overrides]:
-        words += ["--file", path]
-    return shell_line(*words, *arguments)
-
-
-def _up(leg: _Leg, overrides: Sequence[str] = ()) -> str:
-    """Nothing is pulled or built, and no other service is touched."""
-    options = ["--detach", "--no-deps", "--no-build", "--pull", "never"]
-    return _compose(leg, "up", *options, leg.request.deployment["service"], overrides=overrides)
-
-
-def _answer(leg: _Leg, path: str) -> str:
-    """Wait until the service answers clients, and print what."""
-    url = presentable(leg.request.deployment["url"]).replace(_USER_IN_URL, "")
-    loop = 'until curl --fail --silent "$0"; do sleep 1; done; echo'
-    return shell_line("timeout", str(leg.request.timeout), "sh", "-c", loop, f"{url}{path}")
-
-
-def _answer_inside(leg: _Leg, container: str, path: str) -> str:
-    """Wait until the service answers in its container, which has no network, and print what."""
-    script = f'fetch("{URL_IN_CONTAINER}{path}").then(answer => answer.text()).then(console.log)'
-    loop = 'until docker exec "$0" node -e "$1"; do sleep 1; done'
-    return shell_line("timeout", str(leg.request.timeout), "sh", "-c", loop, container, script)
-
-
-def _expected(image: Mapping[str, Any]) -> str:
-    """What the answers for health and version must be."""
-    version = f"`version` {code(image['version'])}" if image["version"] else "the version that is meant"
-    return f"Of what is answered, the health must have `status` `UP` in its `data`, the other {version}."
-
-
-def _database(leg: _Leg, suffix: str = "") -> str:
-    return f"{leg.request.deployment['database']}{suffix}"
-
-
-def _kept(leg: _Leg, name: str = "") -> str:
-    """A path in the folder of what leads back; the database's copy has the database's own name."""
-    return posixpath.join(leg.folder, name or posixpath.basename(leg.request.deployment["database"]))
-
-
-def _kept_file(leg: _Leg, pin: PinResult) -> str:
-    return posixpath.join(leg.folder, f"was-{posixpath.basename(pin.file)}")
-
-
-def _look(request: RunbookRequest, legs: Sequence[_Leg]) -> _Step:
-    first = legs[0]
-    by_hand = _commands(
-        "umask 077",
-        " && ".join(TOOLS),
-        shell_line("mkdir", "-p", posixpath.dirname(posixpath.dirname(first.folder))),
-        shell_line("mkdir", posixpath.dirname(first.folder), *(leg.folder for leg in legs)),
-        shell_line("df", "-Pk", first.folder, posixpath.dirname(request.deployment["database"])),
-        _answer(first, "/api/system/health"),
-        _answer(first, "/api/system/version"),
-    )
-    said = (
-        "All tools answer. The folders that are made hold what leads back; where they exist already, this runbook was "
-        "begun before: see how far, or have a new one made. There is room on both disks: as much as the recovery points "
-        f"take, and twice the database beside it. {_expected(first.old)}"
-    )
-    return _Step(
-        "Look first",
-        "Takes the lock and looks for all that can be known to fail",
-        "registry, digests, room, memory, health, the database, the session secret, the project's files, the window, "
-        "the acknowledgement of the changelogs",
-        "serves",
-        "nothing to undo",
-        f"{said}\n\n{by_hand}",
-    )
-
-
-def _pull(leg: _Leg) -> _Step:
-    has_digest = "@" in leg.new["image"]
-    return _Step(
-        f"Pull {_name(leg.new)}",
-        f"Pulls {code(leg.new['image'])}",
-        "the digest, by the Engine" if has_digest else "that the registry has it",
-        "serves",
-        "nothing to undo: the image stays on the host",
-        "\n\n".join(
-            [
-                "The image is on the host before anything stops. Do not prune images until the upgrade has proven "
-                "itself: the old one leads back.",
-                _commands(shell_line("docker", "pull", leg.new["image"])),
-            ]
-        ),
-    )
-
-
-def _copy_online(leg: _Leg) -> _Step:
-    copy = posixpath.join(leg.folder, "online.db")
-    sql = "VACUUM INTO '{}'".format(copy.replace("'", "''"))
-    return _Step(
-        "Copy while it runs",
-        "Makes a recovery point while clients go on writing",
-        "the copy: integrity, foreign keys, SHA-256",
-        "serves",
-        "nothing to undo: the recovery point stays",
-        "\n\n".join(
-            [
-                "The first command copies the database as it is at one moment, its log included, and lets clients write "
-                "meanwhile; `cp` of a live database does not. The second checks the copy, and prints `ok` and nothing "
-                "else.",
-                _commands(shell_line("sqlite3", "-readonly", _database(leg), sql), _check(copy)),
-            ]
-        ),
-    )
-
-
-def _check(database: str) -> str:
-    return shell_line("sqlite3", "-readonly", database, "PRAGMA integrity_check; PRAGMA foreign_key_check;")
-
-
-def _check_quickly(database: str) -> str:
-    """What takes a tenth of the time, while the service is down."""
-    return shell_line("sqlite3", "-readonly", database, "PRAGMA quick_check; PRAGMA foreign_key_check;")
-
-
-def _fold(database: str) -> str:
-    """Bring a copy and its log into one file, and check it."""
-    return shell_line("sqlite3", database, "PRAGMA journal_mode=DELETE; PRAGMA quick_check; PRAGMA foreign_key_check;")
-
-
-def _rehearse(leg: _Leg) -> _Step:
-    deployment = leg.request.deployment
-    folder = posixpath.join(leg.folder, "rehearsal")
-    relative = posixpath.relpath(deployment["database"], deployment["data_dir"])
-    copy = posixpath.join(folder, relative)
-    name = f"{deployment['project']}-by-hand"
-    variables = "{{range .Config.Env}}{{println .}}{{end}}"
-    own = shell_line("docker", "container", "inspect", "--format", variables, deployment["container"])
-    inherited = shell_line("docker", "image", "inspect", "--format", variables, deployment["image_id"])
-    source = deployment["data_dir"].replace("\\", "\\\\").replace('"', '\\"')
-    place = f'{{{{range .Mounts}}}}{{{{if eq .Source "{source}"}}}}{{{{.Destination}}}}{{{{end}}}}{{{{end}}}}'
-    mounted = shell_line("docker", "container", "inspect", "--format", place, deployment["container"])
-    mount = f'{shell_word(f"type=bind,source={folder},destination=")}"$({mounted})"'
-    environment = shell_word(posixpath.join(leg.folder, "environment"))
-    by_hand = _commands(
-        f"{shell_line('mkdir', '-p', posixpath.dirname(copy))} && "
-        f"{shell_line('cp', posixpath.join(leg.folder, 'online.db'), copy)}",
-        f"{shell_line('chown', '-R', f'--reference={_database(leg)}', folder)} && {shell_line('chmod', '0755', folder)}",
-        f'{own} | grep -vxF "$({inherited})" > {environment}',
-        f"{shell_line('docker', 'run', '--detach', '--name', name, '--pull', 'never', '--network', 'none')} "
-        f"--env-file {environment} --mount {mount} {shell_word(leg.new['image'])}",
-        _answer_inside(leg, name, "/api/system/health"),
-        _answer_inside(leg, name, "/api/system/version"),
-        shell_line("docker", "stop", name),
-        _fold(copy),
-        f"{shell_line('docker', 'rm', '--force', '--volumes', name)}; {shell_line('rm', '-r', folder)}; rm {environment}",
-    )
-    return _Step(
-        f"Rehearse {_name(leg.new)}",
-        "Starts the new version on a copy of the data, without any network; removes container and copy",
-        "health, version, integrity, foreign keys, that no row is gone",
-        "serves",
-        "nothing to undo: a failure ends the upgrade here, and nothing was touched",
-        "\n\n".join(
-            [
-                "Gives the copy to a container of the new image, with the variables of the present one and without any "
-                f"network. {_expected(leg.new)} The check prints `delete`, `ok` and nothing else. Where anything "
-                f"differs, {code(shell_line('docker', 'logs', name))} says why; the last line removes it all.",
-                by_hand,
-            ]
-        ),
-    )
-
-
-def _pin(leg: _Leg) -> _Step:
-    shown = _compose(leg, "config", "--images", leg.request.deployment["service"])
-    return _Step(
-        f"Name {_name(leg.new)} in the project's files",
-        "Keeps the project's files, copies the database, and writes tag and digest",
-        "Compose: nothing else in the project changes",
-        "serves",
-        f"the old name is written again, and {_name(leg.old)} started: its data was not touched",
-        "\n\n".join([_pin_by_hand(leg), _commands(*_pin_commands(leg), shown)]),
-    )
-
-
-def _pin_by_hand(leg: _Leg) -> str:
-    if leg.pin is None:
-        return (
-            "Where the project's files name the image is not known. Keep a copy of the file that does "
-            f"in {code(leg.folder)}, and have it name {code(leg.new['image'])}. The command shows what Compose makes of it."
-        )
-    change = f"line {leg.pin.line} of {code(leg.pin.file)} becomes {code(leg.pin.after)}"
-    expected = f"the last command prints {code(leg.new['image'])}"
-    if _sed_script(leg) is None:
-        return f"Keeps the file as it is, so that it can be put back. Edit it then: {change}. After that {expected}."
-    return f"Keeps the file as it is, so that it can be put back, and changes it: {change}, and {expected}."
-
-
-def _pin_commands(leg: _Leg) -> list[str]:
-    if leg.pin is None:
-        return []
-    kept = _kept_file(leg, leg.pin)
-    commands = [shell_line("cp", "-p", leg.pin.file, kept)]
-    script = _sed_script(leg)
-    if script is not None:
-        commands.append(f"{shell_line('sed', script, kept)} > {shell_word(leg.pin.file)}")
-    return commands
-
-
-def _sed_script(leg: _Leg) -> str | None:
-    """The script by which sed changes the line, whatever version it names; None where it cannot."""
-    pin = leg.pin
-    if pin is None or not (pin.before + pin.after).isprintable():
-        return None
-    earlier = [other for other in leg.request.pins[: leg.request.pins.index(pin)] if other.file == pin.file]
-    before = earlier[-1].after if earlier else pin.before
-    pattern = re.sub(r"[\\.*\[^$/]", r"\\\g<0>", before)
-    replacement = re.sub(r"[\\&/]", r"\\\g<0>", pin.after)
-    return f"{pin.line}s/{pattern}/{replacement}/"
-
-
-def _stop(leg: _Leg) -> _Step:
-    log = _database(leg, "-wal")
-    users = shell_line("-maxdepth", "1", "-samefile", _database(leg))
-    return _Step(
-        f"Stop {_name(leg.old)}",
-        "Stops the service, and copies what was written to the database's log meanwhile",
-        "that the copy has every acknowledged write",
-        "**down**",
-        f"the old name is written again, and {_name(leg.old)} started: its data was not touched",
-        "\n\n".join(
-            [
-                "The second command prints nothing when nobody has the database open. The third copies the database "
-                "*with its log*: Opstage leaves most of what was written last in there, and the database alone is an "
-                "older one or empty. The fourth brings log and copy into one file and checks it: it prints `delete`, "
-                "`ok` and nothing else.",
-                _commands(
-                    _compose(leg, "stop", leg.request.deployment["service"]),
-                    f"find -L /proc/[0-9]*/fd {users} 2>/dev/null",
-                    f"{shell_line('cp', '-a', _database(leg), _kept(leg))} && "
-                    f"if [ -e {shell_word(log)} ]; then {shell_line('cp', '-a', log, _kept(leg) + '-wal')}; fi && sync",
-                    _fold(_kept(leg)),
-                ),
-            ]
-        ),
-    )
-
-
-def _start_isolated(leg: _Leg) -> _Step:
-    deployment = leg.request.deployment
-    override = posixpath.join(leg.folder, ISOLATION)
-    content = isolation_override(deployment["service"]).decode().rstrip("\n")
-    judged = "" if leg.request.rehearse else ", that no row is gone"
-    return _Step(
-        f"Start {_name(leg.new)} where no client reaches it",
-        "Starts the new version without any network: its migrations run",
-        f"health, version{judged}",
-        "**down**",
-        f"data, image and files of {_name(leg.old)} are put back and started: no write is lost, since no client wrote",
-        "\n\n".join(
-            [
-                f"The first command writes an override that leaves the service without a network. "
-                f"{_expected(leg.new)} The last prints `ok` and nothing else.",
-                _commands(
-                    f"cat > {shell_word(override)} <<'END'\n{content}\nEND",
-                    _up(leg, [override]),
-                    _answer_inside(leg, deployment["container"], "/api/system/health"),
-                    _answer_inside(leg, deployment["container"], "/api/system/version"),
-                    _check_quickly(_database(leg)),
-                ),
-            ]
-        ),
-    )
-
-
-def _let_in(leg: _Leg) -> _Step:
-    return _Step(
-        "Let clients in",
-        "Creates the container anew with its networks",
-        "health and version, as a client sees them",
-        f"**down**, then serves {_name(leg.new)}",
-        "as before, until clients were served; after that only a rollback, which drops what they wrote",
-        "\n\n".join(
-            [
-                f"From here on clients write into the new database. {_expected(leg.new)}",
-                _commands(_up(leg), _answer(leg, "/api/system/health"), _answer(leg, "/api/system/version")),
-            ]
-        ),
-    )
-
-
-def _complete(leg: _Leg) -> _Step:
-    return _Step(
-        "Complete the recovery point",
-        "Makes a recovery point of the copy from the stop, and writes the journal",
-        "the copy and the migrated database: integrity, foreign keys, SHA-256",
-        f"serves {_name(leg.new)}",
-        f"a rollback to {_name(leg.old)}, which drops every write since clients were let in",
-        "\n\n".join(
-            [
-                f"Sign in: Settings, Diagnostics must show {_name(leg.new)}. The copy is on the disk already; this is its "
-                "SHA-256, to be kept with it.",
-                _commands(f"{shell_line('sha256sum', _kept(leg))} | tee {shell_word(_kept(leg) + '.sha256')} && sync"),
-            ]
-        ),
-    )
-
-
-def _way_back_by_hand(leg: _Leg) -> str:
-    database, log, index = _database(leg), _database(leg, "-wal"), _database(leg, "-shm")
-    failed, back = f"{database}.failed-{leg.stamp}", f"{database}.back-{leg.stamp}"
-    put_back = [
-        _compose(leg, "stop", leg.request.deployment["service"]),
-        f"test ! -e {shell_word(failed)} && {shell_line('mv', database, failed)} && "
-        f"if [ -e {shell_word(log)} ]; then {shell_line('mv', log, failed + '-wal')}; fi && "
-        f"{shell_line('rm', '-f', index)}",
-        f"{shell_line('cp', '-a', _kept(leg), back)} && sync && {shell_line('mv', back, database)} && sync",
-    ]
-    pinned = "" if leg.pin is None else shell_line("cp", "-p", _kept_file(leg, leg.pin), leg.pin.file)
-    start = [pinned, leg.tag_back, _up(leg), _answer(leg, "/api/system/health"), _answer(leg, "/api/system/version")]
-    edited = "" if leg.pin is not None else " Before the start, have the project's file name the old image again."
-    return "\n\n".join(
-        [
-            f"**As long as {_name(leg.new)} was never started on the data**, there is nothing to put back but the "
-            f"project's file.{edited} {_expected(leg.old)}",
-            _commands(*start),
-            f"**Once it was started on the data**, the database is put back too, as it was at the stop of "
-            f"{_name(leg.old)}. Every write since is dropped, and is then only in {code(failed)}, with its log beside "
-            "it. The log must not stay where it is: it would be taken for that of the database which is put back, and "
-            f"undo or damage it. The copy gets its name once it is whole.{edited}",
-            _commands(*put_back, *start),
-        ]
-    )
+# Commands
 
 
 def shell_word(text: str) -> str:
     """Return one word of bash that is `text`, in one line of characters that can be seen."""
     if text.isprintable():
         return shlex.quote(text)
-    quoted = "".join(_ansi_c(char) for char in text)
-    return f"$'{quoted}'"
+    return f"$'{''.join(map(_ansi_c, text))}'"
 
 
 def _ansi_c(char: str) -> str:
@@ -470,3 +155,342 @@ def shell_line(*words: str) -> str:
     return " ".join(map(shell_word, words))
 
 
+def _commands(said: str, *lines: str) -> str:
+    """What is to be known of the commands, and they themselves, without those that are empty."""
+    return f"{said}\n\n{fenced('sh', chr(10).join(line for line in lines if line))}"
+
+
+def _chained(*commands: str) -> str:
+    """Commands each of which is run only where the one before went well."""
+    return " &&\n".join(command for command in commands if command)
+
+
+def _compose(leg: Leg, *arguments: str, overrides: Sequence[str] = ()) -> str:
+    """A `docker compose` command for the deployment's project."""
+    deployment = leg.request.deployment
+    words = ["docker", "compose", "--project-directory", deployment["project_dir"]]
+    words += ["--project-name", deployment["project"]]
+    for path in deployment["environment_files"]:
+        words += ["--env-file", path]
+    for path in [*deployment["config_files"], *overrides]:
+        words += ["--file", path]
+    return shell_line(*words, *arguments)
+
+
+def _up(leg: Leg, *overrides: str) -> str:
+    """Nothing is pulled or built, and no other service is touched."""
+    options = ["--detach", "--no-deps", "--no-build", "--pull", "never"]
+    return _compose(leg, "up", *options, leg.service, overrides=overrides)
+
+
+def _answers(leg: Leg) -> list[str]:
+    """Wait until the service answers clients, and print what it says of its health and version."""
+    url = presentable(leg.request.deployment["url"]).replace(_USER_IN_URL, "")
+    loop = 'until curl --fail --silent "$0"; do sleep 1; done; echo'
+    wait = ["timeout", str(leg.request.timeout), "sh", "-c", loop]
+    return [shell_line(*wait, f"{url}/api/system/{name}") for name in ("health", "version")]
+
+
+def _answers_inside(leg: Leg, container: str) -> list[str]:
+    """The same of a container without a network, from inside; Opstage's image has Node.js and no curl."""
+    script = 'fetch("{}").then(answer => answer.text()).then(console.log)'
+    loop = 'until docker exec "$0" node -e "$1"; do sleep 1; done'
+    wait = ["timeout", str(leg.request.timeout), "sh", "-c", loop, container]
+    urls = [f"{URL_IN_CONTAINER}/api/system/{name}" for name in ("health", "version")]
+    return [shell_line(*wait, script.format(url)) for url in urls]
+
+
+def _expected(image: Mapping[str, Any]) -> str:
+    """What the answers must be."""
+    version = f"`version` {code(image['version'])}" if image["version"] else "the version that is meant"
+    return f"Of the two answers the first must have `status` `UP` in its `data`, the second {version}."
+
+
+# Steps
+
+
+def _look(legs: Sequence[Leg]) -> Step:
+    leg = legs[0]
+    folder = posixpath.dirname(leg.folder)
+    return Step(
+        "Look first",
+        "Takes the lock, and looks for all that can be known to fail",
+        "registry, digests, room, memory, health, database, session secret, project, window, acknowledgement",
+        "serves",
+        "nothing to undo",
+        _commands(
+            "All tools answer. The folders that are made hold what leads back; where they exist already, this was "
+            "begun before: see how far, or have a new runbook made. There is room on both disks: as much as the "
+            f"recovery points and the rehearsal take, and twice the database beside it. {_expected(leg.old)}",
+            "umask 077",
+            " && ".join(TOOLS),
+            _chained(
+                shell_line("mkdir", "-p", posixpath.dirname(folder)),
+                shell_line("mkdir", folder, *(each.folder for each in legs)),
+            ),
+            shell_line("df", "-Pk", folder, posixpath.dirname(leg.database)),
+            *_answers(leg),
+        ),
+    )
+
+
+def _pull(leg: Leg) -> Step:
+    image = leg.new["image"]
+    return Step(
+        f"Pull {name_of_version(leg.new)}",
+        f"Pulls {code(image)}",
+        "that the registry has it" if leg.new["digest"] is None else "the digest, by the Engine",
+        "serves",
+        "nothing to undo: the image stays",
+        _commands(
+            "The image is on the host before anything stops. Prune no images until the upgrade has proven itself: the "
+            "old one leads back.",
+            shell_line("docker", "pull", image),
+        ),
+    )
+
+
+def _online_copy(leg: Leg) -> str:
+    return posixpath.join(leg.folder, "online.db")
+
+
+def _copy_online(leg: Leg) -> Step:
+    copy = _online_copy(leg)
+    quoted = copy.replace("'", "''")
+    return Step(
+        "Copy while it runs",
+        "Makes a recovery point while clients go on writing",
+        "the copy: integrity, foreign keys, SHA-256",
+        "serves",
+        "nothing to undo: the recovery point stays",
+        _commands(
+            "The first command copies the database with its log as it is at one moment, while clients go on writing; "
+            "`cp` would mix times. The second prints `ok` and nothing else.",
+            shell_line("sqlite3", "-readonly", leg.database, f"VACUUM INTO '{quoted}'"),
+            shell_line("sqlite3", "-readonly", copy, _FULL_CHECK),
+        ),
+    )
+
+
+def _rehearse(leg: Leg) -> Step:
+    deployment = leg.request.deployment
+    name, image = f"{deployment['project']}-by-hand", leg.new["image"]
+    folder = posixpath.join(leg.folder, "rehearsal")
+    copy = posixpath.join(folder, posixpath.relpath(leg.database, deployment["data_dir"]))
+    environment = shell_word(posixpath.join(leg.folder, "environment"))
+    logs = code(shell_line("docker", "logs", name))
+    run = shell_line("docker", "run", "--detach", "--name", name, "--pull", "never", "--network", "none")
+    return Step(
+        f"Rehearse {name_of_version(leg.new)}",
+        "Starts it on a copy of the data, without any network; then removes container and copy",
+        "health, version, integrity, foreign keys, that no row is gone",
+        "serves",
+        "nothing to undo: a failure ends the upgrade here",
+        _commands(
+            "A container of the new image gets the copy, and the variables of the present one, but no network. "
+            f"{_expected(leg.new)} The check prints `delete`, `ok` and nothing else. Where anything differs, {logs} "
+            "says why. The last line removes it all.",
+            _chained(
+                shell_line("mkdir", "-p", posixpath.dirname(copy)),
+                shell_line("cp", _online_copy(leg), copy),
+            ),
+            shell_line("chown", "-R", f"--reference={leg.database}", folder),
+            f"{_variables('container', deployment['container'])} | "
+            f'grep -vxF "$({_variables("image", deployment["image_id"])})" > {environment}',
+            f"{run} --env-file {environment} --mount {_mounted(deployment, folder)} {shell_word(image)}",
+            *_answers_inside(leg, name),
+            shell_line("docker", "stop", name),
+            shell_line("sqlite3", copy, _FOLD),
+            f"{shell_line('docker', 'rm', '--force', '--volumes', name)}; rm -r {shell_word(folder)} {environment}",
+        ),
+    )
+
+
+def _variables(kind: str, name: str) -> str:
+    """Print the variables of a container or an image, one a line."""
+    return shell_line("docker", kind, "inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", name)
+
+
+def _mounted(deployment: Mapping[str, Any], folder: str) -> str:
+    """The value of --mount that puts a folder in the place of the data's, wherever the container has that."""
+    data = deployment["data_dir"].replace("\\", "\\\\").replace('"', '\\"')
+    template = '{{range .Mounts}}{{if eq .Source "' + data + '"}}{{.Destination}}{{end}}{{end}}'
+    place = shell_line("docker", "container", "inspect", "--format", template, deployment["container"])
+    return f'{shell_word(f"type=bind,source={folder},destination=")}"$({place})"'
+
+
+def _pin(leg: Leg) -> Step:
+    return Step(
+        f"Name {name_of_version(leg.new)} in the project's files",
+        "Keeps the files, begins the copy of the database, and writes tag and digest",
+        "Compose: nothing else in the project changes",
+        "serves",
+        _started_again(leg),
+        _commands(
+            _pin_by_hand(leg),
+            _pin_commands(leg),
+            _compose(leg, "config", "--images", leg.service),
+        ),
+    )
+
+
+def _started_again(leg: Leg) -> str:
+    return f"the old name is written again and {name_of_version(leg.old)} started: its data was not touched"
+
+
+def _pin_by_hand(leg: Leg) -> str:
+    image = code(leg.new["image"])
+    if leg.pin is None:
+        return (
+            "Where the project's files name the image is not known. Keep a copy of the file that does in "
+            f"{code(leg.folder)}, and have it name {image}, which the command then prints."
+        )
+    change = f"line {leg.pin.line} of {code(leg.pin.file)} becomes {code(leg.pin.after)}"
+    if _sed_script(leg) is None:
+        return f"Keep the file, which leads back, and edit it: {change}. The last command then prints {image}."
+    return f"The file is kept, since it leads back, and changed: {change}. The last command prints {image}."
+
+
+def _kept_file(leg: Leg, pin: PinResult) -> str:
+    return posixpath.join(leg.folder, f"project-{posixpath.basename(pin.file)}")
+
+
+def _pin_commands(leg: Leg) -> str:
+    """What is kept is not kept again, once it is changed. What writes through the file keeps its owner and its mode."""
+    if leg.pin is None:
+        return ""
+    kept, script = _kept_file(leg, leg.pin), _sed_script(leg)
+    keep = f"test ! -e {shell_word(kept)} && {shell_line('cp', '-p', leg.pin.file, kept)}"
+    return keep if script is None else _chained(keep, f"{shell_line('sed', script, kept)} > {shell_word(leg.pin.file)}")
+
+
+def _sed_script(leg: Leg) -> str | None:
+    """The script by which sed changes the line; None where it is more than one."""
+    pin = leg.pin
+    if pin is None or not (leg.pinned_before + pin.after).isprintable():
+        return None
+    pattern = re.sub(r"[\\.*\[^$/]", r"\\\g<0>", leg.pinned_before)
+    replacement = re.sub(r"[\\&/]", r"\\\g<0>", pin.after)
+    return f"{pin.line}s/{pattern}/{replacement}/"
+
+
+def _users(leg: Leg) -> str:
+    """Print who has the database open, by its file and not by its name, which is another one in a container."""
+    return f"find -L /proc/[0-9]*/fd {shell_line('-maxdepth', '1', '-samefile', leg.database)} 2>/dev/null"
+
+
+def _with_log(leg: Leg, destination: str, *command: str) -> str:
+    """Do to the database's log, where there is one, what was done to the database."""
+    log, moved = f"{leg.database}-wal", f"{destination}-wal"
+    done = f"{shell_line(*command, log, moved)} && {shell_line('sync', moved)}"
+    return f"if [ -e {shell_word(log)} ]; then {done}; fi"
+
+
+def _stop(leg: Leg) -> Step:
+    return Step(
+        f"Stop {name_of_version(leg.old)}",
+        "Stops the service, and copies what was written to the database's log last",
+        "that the copy has every acknowledged write",
+        "**down**",
+        _started_again(leg),
+        _commands(
+            "The second command prints nothing when nobody has the database open. The third copies the database *with "
+            "its log*: Opstage leaves what was written last in there, and without it the copy is older, or empty. The "
+            "last brings the copy's log into the copy and checks it: it prints `delete`, `ok` and nothing else.",
+            _compose(leg, "stop", leg.service),
+            _users(leg),
+            _chained(
+                f"test ! -e {shell_word(leg.copy)}",
+                shell_line("cp", "-a", leg.database, leg.copy),
+                _with_log(leg, leg.copy, "cp", "-a"),
+                shell_line("sync", leg.copy, leg.folder),
+            ),
+            shell_line("sqlite3", leg.copy, _FOLD),
+        ),
+    )
+
+
+def _start_isolated(leg: Leg) -> Step:
+    override = posixpath.join(leg.folder, ISOLATION)
+    judged = "health, version" if leg.request.rehearse else "health, version, that no row is gone"
+    return Step(
+        f"Start {name_of_version(leg.new)} where no client reaches it",
+        "Starts it without any network; its migrations run",
+        judged,
+        "**down**",
+        f"data, files and image of {name_of_version(leg.old)} are put back and started: no write is lost, since no "
+        "client wrote",
+        _commands(
+            "The first command writes an override that leaves the service without a network. "
+            f"{_expected(leg.new)} The last command prints `ok` and nothing else.",
+            f"cat > {shell_word(override)} <<'END'\n{isolation_override(leg.service).decode()}END",
+            _up(leg, override),
+            *_answers_inside(leg, leg.request.deployment["container"]),
+            shell_line("sqlite3", "-readonly", leg.database, _QUICK_CHECK),
+        ),
+    )
+
+
+def _let_in(leg: Leg) -> Step:
+    return Step(
+        "Let clients in",
+        "Creates the container anew, with its networks",
+        "health and version, as a client sees them",
+        f"**down**, then serves {name_of_version(leg.new)}",
+        "as before, until it has served; from then on only a rollback, which drops what clients wrote",
+        _commands(
+            f"From here on clients write into the new database. {_expected(leg.new)}",
+            _up(leg),
+            *_answers(leg),
+        ),
+    )
+
+
+def _complete(leg: Leg) -> Step:
+    checksum = f"{leg.copy}.sha256"
+    return Step(
+        "Complete the recovery point",
+        "Makes a recovery point of the copy from the stop, and writes the journal",
+        "the copy, and the migrated database: integrity, foreign keys, SHA-256",
+        f"serves {name_of_version(leg.new)}",
+        f"a rollback to {name_of_version(leg.old)}, which drops every write since clients were let in",
+        _commands(
+            f"Settings, Diagnostics must show {name_of_version(leg.new)} to whoever signs in. The copy from the stop "
+            "leads back: its SHA-256 is kept with it.",
+            f"{shell_line('sha256sum', leg.copy)} > {shell_word(checksum)} && {shell_line('sync', checksum)}",
+        ),
+    )
+
+
+def way_back_by_hand(leg: Leg) -> str:
+    """Return how to go back from the leg's new version to the old one, in Markdown."""
+    failed, back = f"{leg.database}.failed-{leg.stamp}", f"{leg.database}.back-{leg.stamp}"
+    put_back = [
+        _compose(leg, "stop", leg.service),
+        f'test -z "$({_users(leg)})"',
+        f"test ! -e {shell_word(f'{leg.copy}-wal')}",
+        shell_line("cp", "-a", leg.copy, back),
+        shell_line("sync", back),
+        f"test ! -e {shell_word(failed)}",
+        shell_line("mv", leg.database, failed),
+        _with_log(leg, failed, "mv"),
+        shell_line("rm", "-f", f"{leg.database}-shm"),
+        shell_line("mv", back, leg.database),
+        shell_line("sync", posixpath.dirname(leg.database)),
+    ]
+    pinned = "" if leg.pin is None else shell_line("cp", "-p", _kept_file(leg, leg.pin), leg.pin.file)
+    start = [pinned, leg.tag_back, _up(leg)]
+    edit = "" if leg.pin is not None else " First have the project's file name the old image again."
+    new, old = name_of_version(leg.new), name_of_version(leg.old)
+    untouched = (
+        f"**As long as {new} was never started on the data**, nothing is to be put back but the project's file.{edit} "
+        f"{_expected(leg.old)}"
+    )
+    touched = (
+        f"**Once {new} was started on the data**, the database is put back too, as it was at the stop of {old}. Every "
+        f"write since is dropped, and is then only in {code(failed)}, which has its log beside it. The log must not "
+        "stay where it is: it would be taken for that of the database which is put back, and undo or damage it. "
+        f"Nothing is started unless all of it went well.{edit}"
+    )
+    first = _commands(untouched, _chained(*start), *_answers(leg))
+    return f"{first}\n\n{_commands(touched, _chained(*put_back, *start), *_answers(leg))}"

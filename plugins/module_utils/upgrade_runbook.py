@@ -1,30 +1,37 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 
-"""An upgrade on paper: what would be done on a host, in which steps, how each is done by hand, and the way back.
+"""An upgrade on paper: what would be done on a host, what stands in the way, its steps, and the way back.
 
-One Markdown section for each host. Names and paths are whatever a host says, and are neither to break the document nor
-to do anything else in a shell than to name what they name. Nothing in it is secret.
+One Markdown section for each host. What a host says of itself breaks neither the document nor the commands in it, and
+nothing in it is secret.
 """
 
 from __future__ import annotations
 
 import math
 import posixpath
-import re
-import shlex
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Mapping, Sequence
 
 from .changelogs import presentable
 from .compose_image import ComposeImageError, ComposeProject, PinResult, pin_image
-from .compose_overrides import ISOLATION, isolation_override
 from .maintenance_window import MaintenanceWindowError, next_opening, parse_window, seconds_left
-from .opstage_api import URL_IN_CONTAINER
+from .markdown import code, fenced, plain, table
+from .upgrade_by_hand import RunbookRequest, Step, find_legs, find_steps, name_of_version, shell_line, way_back_by_hand
 from .upgrade_host import size_of_database
 
 _UNITS = ("kB", "MB", "GB", "TB")
+
+
+_BY_HAND = """\
+The commands are for a root shell of bash on this host, in this order. What each must print is said with it: where it
+prints anything else, go no further and take the way back. They need `docker` with Compose, `sqlite3` (3.27 or newer)
+and `curl`.
+
+- Nobody may run a playbook on this host meanwhile: the commands take no lock.
+- They write no journal: the rollback playbook does not know of what was done by hand, so go back by hand as well.
+- What they keep has a copy of all data. Only root may read it; remove it when the upgrade has proven itself."""
 
 
 def look_at_host(deployment: Mapping[str, Any], plan: Mapping[str, Any]) -> tuple[int, list[PinResult]]:
@@ -49,15 +56,17 @@ def format_runbook(request: RunbookRequest, now: datetime) -> str:
     if not plan["needed"]:
         running = _image_name(plan["source"])
         return _joined([*parts, f"Nothing is to be done: the host runs {running} already."])
-    steps = _number_steps(request, now)
+    legs = find_legs(request, now)
+    steps = find_steps(request, legs)
     parts += ["### What is done", _format_facts(request, window, now)]
     parts += ["### Changelogs", fenced("text", presentable(request.changelog))]
     parts += ["### Steps", _format_steps(steps), "### Rollback", _format_rollback(request)]
     parts += ["### By hand, without Ansible", _BY_HAND]
     for number, step in enumerate(steps, start=1):
         parts += [f"#### {number}. {step.title}", step.by_hand]
-    for leg in _legs(request, now):
-        parts += [f"#### The way back from {_name(leg.new)} to {_name(leg.old)}", _way_back_by_hand(leg)]
+    for leg in legs:
+        title = f"#### The way back from {name_of_version(leg.new)} to {name_of_version(leg.old)}"
+        parts += [title, way_back_by_hand(leg)]
     return _joined(parts)
 
 
@@ -98,8 +107,7 @@ def _format_facts(request: RunbookRequest, window: str, now: datetime) -> str:
         ("Maintenance window", window),
         ("Looked at", f"{now:%Y-%m-%dT%H:%M:%SZ}"),
     ]
-    rows = [_row(name, said) for name, said in facts]
-    return "\n".join([_row("", "this host"), "|---|---|", *rows])
+    return table(("", "this host"), ("---", "---"), facts)
 
 
 def _image_name(image: Mapping[str, Any]) -> str:
@@ -159,47 +167,30 @@ def _describe_window(window: str | None, predicted: float | None, now: datetime)
 
 def _format_rollback(request: RunbookRequest) -> str:
     plan = request.plan
-    old, new = _name(plan["source"]), _name(plan["target"])
+    old, new = name_of_version(plan["source"]), name_of_version(plan["target"])
     command = shell_line("ansible-playbook", "capsule.opstage.rollback", "--limit", request.host)
-    several = (
-        " Where there are versions on the way, it goes back by one of them; run it again for the one before."
-        if len(plan["path"]) > 1
-        else ""
-    )
+    several = " It goes back by one version of the path; run it again for the one before." if plan["path"][1:] else ""
     return "\n\n".join(
         [
-            f"Until clients reach {new}, what fails is undone by the upgrade itself, and no write is lost: {old} serves "
-            "again with all that it had at its stop. After that, only this goes back:",
+            f"Until clients reach {new}, what fails is undone by the upgrade itself, and no write is lost: what ran "
+            "before serves again with all that it had at its stop. After that, only this goes back:",
             fenced("sh", command),
-            f"It stops Opstage, makes a recovery point of what is there, puts back the data of the stop, names the image "
-            f"of {old} in the project's files, starts it and waits until it is healthy. **It drops every write from "
+            "It stops Opstage, makes a recovery point of what is there, puts back the data of the stop, names the old "
+            f"image in the project's files, starts {old} and waits until it is healthy. **It drops every write from "
             "the moment clients reached the new version**: it says how many rows that is, and they stay in its own "
             f"recovery point.{several} It asks no registry as long as the old image is on the host.",
         ]
     )
 
 
-def _format_steps(steps: Sequence[_Step]) -> str:
+def _format_steps(steps: Sequence[Step]) -> str:
+    columns = ("", "step", "what happens", "what is checked", "the service", "the way back from there")
     rows = [
-        _row(str(number), step.title, step.happens, step.checked, step.service, step.way_back)
+        (str(number), step.title, step.happens, step.checked, step.service, step.way_back)
         for number, step in enumerate(steps, start=1)
     ]
-    head = _row("", "step", "what happens", "what is checked", "the service", "the way back from there")
     note = (
-        "The playbook goes them one after the other. Wherever it is cut off, the next run of any playbook sees that in "
-        "the journal of the host and brings it to its end."
+        "The playbook takes them one after the other. Wherever it is cut off, the next run of any playbook sees that "
+        "in the journal of the host and brings it to its end."
     )
-    return "\n".join([head, "|---:|---|---|---|---|---|", *rows, "", note])
-
-
-_BY_HAND = """\
-The commands are for a root shell of bash on this host, in this order. What each must print is said with it: where it
-prints anything else, go no further and take the way back. They need `docker` with Compose, `sqlite3` (3.27 or newer)
-and `curl`.
-
-- Nobody may run a playbook on this host meanwhile: the commands take no lock.
-- They write no journal: the rollback playbook does not know of what was done by hand, so go back by hand as well.
-- What is kept below has a copy of the project's file and of all data. Only root may read it; remove it when the
-  upgrade has proven itself."""
-
-
+    return "\n\n".join([table(columns, ("---:", *["---"] * 5), rows), note])
