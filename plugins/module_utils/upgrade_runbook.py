@@ -139,7 +139,7 @@ def _size(size: int) -> str:
 def _predicted(seconds: float | None) -> str:
     if seconds is None:
         return "unknown: no upgrade on this host has ended well yet"
-    return f"{seconds:.1f} s at most, judging by the last upgrade on this host"
+    return f"about {seconds:.1f} s, judging by the last upgrade on this host"
 
 
 def _describe_window(window: str | None, predicted: float | None, now: datetime) -> tuple[str, list[str]]:

@@ -7,15 +7,19 @@ import html
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.capsule.opstage.plugins.module_utils.compose_image import PinResult
 from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_by_hand import RunbookRequest
 from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_runbook import format_failure, format_runbook
 from markdown_it import MarkdownIt
 
 NOW = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 """A Monday."""
+
+DOCUMENT = Path(__file__).resolve().parents[4] / "docs" / "runbook.md"
 
 REPOSITORY = "registry:5000/opstage"
 PRESENT, STOP, TARGET = ("sha256:" + digit * 64 for digit in "123")
@@ -135,7 +139,7 @@ def test_what_is_not_known_is_said() -> None:
     found = facts(runbook(plan=plan, rehearse=False, database_bytes=999))
     assert found["To"] == "version unknown, tag edge, digest unknown"
     assert found["In the registry"] == "the images of edge are not known to be there"
-    assert found["Predicted downtime"] == "3.1 s at most, judging by the last upgrade on this host"
+    assert found["Predicted downtime"] == "about 3.1 s, judging by the last upgrade on this host"
     assert found["Rehearsal"] == "none"
     assert found["Recovery points"].endswith("together up to 1,998 bytes (2.0 kB)")
     incomplete = facts(runbook(plan={"versions_complete": False}))
@@ -261,3 +265,46 @@ def test_no_runbook() -> None:
     text = format_failure("web|1", "It *cannot* be reached:\nhttp://user:hush@web")
     assert headings(text) == [("2", "web|1")]
     assert shown(markup(text)).endswith("no runbook for this host: It *cannot* be reached:\\nhttp://***@web")
+
+
+def test_the_example_in_the_documentation() -> None:
+    """All that is shown of the host's section, with dots for what is left out, is what these values give."""
+    present = "sha256:45b23dee08af5e43a7fea6c4cf9c25ccf269ee113168c19722f87876677c5cb2"
+    wanted = "sha256:6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
+    repository = "ghcr.io/xtrape-com/xtrape-capsule-ce"
+    source = {"version": "0.2.0", "tag": "0.2.0", "digest": present, "image": f"{repository}:0.2.0"}
+    source["image_id"] = "sha256:05455a08881ea9cf0e752bc48e61bbd71a34c029bb13df01e40e3e70e0d007bd"
+    target = {"version": "0.3.0", "tag": "0.3.0", "digest": wanted, "image": f"{repository}:0.3.0@{wanted}"}
+    before, after = f"image: {source['image']}", f"image: {target['image']}"
+    pin = PinResult(True, "", "", "0.3.0", "0.2.0", None, "/opt/opstage/compose.yml", 4, None, before, after)
+    text = runbook(
+        {
+            "project": "opstage",
+            "project_dir": "/opt/opstage",
+            "config_files": ["/opt/opstage/compose.yml"],
+            "environment_files": [],
+            "container": "opstage-opstage-1",
+            "repository": repository,
+            "image_id": source["image_id"],
+            "data_dir": "/srv/opstage",
+            "database": "/srv/opstage/opstage.db",
+        },
+        {
+            "source": {**source, "pinned_digest": None},
+            "target": target,
+            "path": [target],
+            "versions": ["0.3.0"],
+            "predicted_seconds": 2.4,
+        },
+        window="Sun 02:00-04:00 Europe/Berlin",
+        database_bytes=1 << 30,
+        pins=[pin],
+    )
+    example = DOCUMENT.read_text().partition("\n## web1\n")[2].strip()
+    parts = (
+        example.replace("2026-11-23T09:00:00Z", "2026-11-23T09:30:00Z")
+        .replace("T090000Z", "T093000Z")
+        .split("\n\n…\n\n")
+    )
+    assert len(parts) == 4
+    assert [part for part in parts if part not in text] == []
