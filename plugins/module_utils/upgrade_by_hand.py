@@ -24,9 +24,15 @@ from .opstage_api import URL_IN_CONTAINER
 FOLDER = "by-hand"
 """Below the folder of all recovery points: what is kept by hand. It is no project's, so nothing ever removes it."""
 
-TOOLS = ("docker version", "docker compose version", "sqlite3 --version", "curl --version")
+TOOLS = ("docker version", "docker compose version", "sqlite3 --version", "python3 --version")
 
 _USER_IN_URL = "***@"
+
+# A host that Ansible manages has Python, and need not have curl.
+_ASK = (
+    "import sys; from urllib.request import ProxyHandler, build_opener; "
+    "print(build_opener(ProxyHandler({})).open(sys.argv[1], timeout=5).read().decode())"
+)
 
 _FULL_CHECK = "PRAGMA integrity_check; PRAGMA foreign_key_check;"
 _QUICK_CHECK = "PRAGMA quick_check; PRAGMA foreign_key_check;"
@@ -186,15 +192,15 @@ def _up(leg: Leg, *overrides: str) -> str:
 def _answers(leg: Leg) -> list[str]:
     """Wait until the service answers clients, and print what it says of its health and version."""
     url = presentable(leg.request.deployment["url"]).replace(_USER_IN_URL, "")
-    loop = 'until curl --fail --silent "$0"; do sleep 1; done; echo'
-    wait = ["timeout", str(leg.request.timeout), "sh", "-c", loop]
+    loop = 'until python3 -c "$0" "$1" 2>/dev/null; do sleep 1; done'
+    wait = ["timeout", str(leg.request.timeout), "sh", "-c", loop, _ASK]
     return [shell_line(*wait, f"{url}/api/system/{name}") for name in ("health", "version")]
 
 
 def _answers_inside(leg: Leg, container: str) -> list[str]:
-    """The same of a container without a network, from inside; Opstage's image has Node.js and no curl."""
+    """The same of a container without a network, from inside, where Opstage's image has Node.js."""
     script = 'fetch("{}").then(answer => answer.text()).then(console.log)'
-    loop = 'until docker exec "$0" node -e "$1"; do sleep 1; done'
+    loop = 'until docker exec "$0" node -e "$1" 2>/dev/null; do sleep 1; done'
     wait = ["timeout", str(leg.request.timeout), "sh", "-c", loop, container]
     urls = [f"{URL_IN_CONTAINER}/api/system/{name}" for name in ("health", "version")]
     return [shell_line(*wait, script.format(url)) for url in urls]

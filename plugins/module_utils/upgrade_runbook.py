@@ -27,7 +27,7 @@ _UNITS = ("kB", "MB", "GB", "TB")
 _BY_HAND = """\
 The commands are for a root shell of bash on this host, in this order. What each must print is said with it: where it
 prints anything else, go no further and take the way back. They need `docker` with Compose, `sqlite3` (3.27 or newer)
-and `curl`.
+and `python3`. What waits for Opstage prints its answer, or nothing where there is none in time.
 
 - Nobody may run a playbook on this host meanwhile: the commands take no lock.
 - They write no journal: the rollback playbook does not know of what was done by hand, so go back by hand as well.

@@ -313,7 +313,7 @@ def test_no_password_in_a_command(place: Place, url: str) -> None:
     request = place.request("0.3.0")
     legs = find_legs(request, NOW)
     text = "".join(step.by_hand for step in find_steps(request, legs)) + way_back_by_hand(legs[0])
-    assert " http://127.0.0.1:1/api/system/health" in text
+    assert " http://127.0.0.1:1/api/system/health\n" in text
     assert "hush" not in text
 
 
