@@ -78,7 +78,7 @@ class RecoveryPointAtStop:
             opened.callback(self._remove_unless_taken)
             os.mkdir(os.path.dirname(self._database), 0o700)
             self._copy = opened.enter_context(HeldCopy(self._deployment["database"], self._database, self._progress))
-            require_way_back(self._deployment["database"], os.lstat(self._database).st_size)
+            self._require_way_back()
             self._opened = opened.pop_all()
         return self
 
@@ -89,6 +89,9 @@ class RecoveryPointAtStop:
         traceback: TracebackType | None,
     ) -> None:
         self._opened.close()
+
+    def _require_way_back(self) -> None:
+        require_way_back(self._deployment["database"], os.lstat(self._database).st_size)
 
     def _remove_unless_taken(self) -> None:
         if not self._is_taken:
@@ -108,6 +111,9 @@ class RecoveryPointAtStop:
         if not self._copy.add_tail():
             os.unlink(self._database)
             create_snapshot(self._deployment["database"], self._database, verify="quick", progress=self._progress)
+        # The disks may have become full since: one copy is made when this is completed.
+        require_room(self._parent, self._deployment["database"], 1)
+        self._require_way_back()
         description = {
             "created": datetime.now(timezone.utc).strftime(TIME_FORMAT),
             "deployment": dict(self._deployment),

@@ -157,6 +157,19 @@ def test_no_room_for_the_way_back(deployment: dict[str, Any], root: Path, tmp_pa
     assert names_in(root / "opstage") == []
 
 
+def test_room_for_the_way_back_that_is_gone_once_the_service_is_stopped(
+    deployment: dict[str, Any], root: Path, tmp_path: Path
+) -> None:
+    with mounted_tmpfs(tmp_path / "small", "1m") as small:
+        deployment["database"] = str(shutil.copy(deployment["database"], small / "opstage.db"))
+        with RecoveryPointAtStop(deployment, str(root), "pre-upgrade") as point:
+            status = os.statvfs(small)
+            (small / "filler").write_bytes(bytes(status.f_bavail * status.f_frsize))
+            with pytest.raises(RecoveryPointError, match="could not be put back"):
+                point.take()
+    assert names_in(root / "opstage") == []
+
+
 def test_a_description_holds_no_content_of_files(deployment: dict[str, Any], root: Path) -> None:
     Path(deployment["project_dir"], ".env").write_text("SECRET=hunter2\n")
     folder = taken(deployment, root)
