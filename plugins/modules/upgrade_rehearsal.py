@@ -47,9 +47,9 @@ options:
     description: The version that it must report. Any will do when not given.
     type: str
   timeout:
-    description: Seconds within which it must be healthy.
+    description: Seconds within which it must be healthy. It is given up sooner where its container has ended for good.
     type: int
-    default: 120
+    default: 1800
   drops:
     description: Tables of which the migrations may drop rows, as the changelog says.
     type: list
@@ -124,7 +124,7 @@ def main() -> None:
             "recovery_point": {"type": "path", "required": True},
             "image": {"type": "str", "required": True},
             "version": {"type": "str"},
-            "timeout": {"type": "int", "default": 120},
+            "timeout": {"type": "int", "default": 1800},
             "drops": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
