@@ -10,15 +10,15 @@ from typing import Any, Mapping, Sequence
 from .docker_command import inspect, run_docker
 
 STOP_TIMEOUT = 120.0
-"""Seconds that Compose may take to stop the service; Docker kills it after the grace period of the project."""
+"""Seconds that Docker may take to stop the container, which it kills after the grace period of the project."""
 
 START_TIMEOUT = 300.0
 """Seconds that Compose may take to create and start the container, whose image must be on the host."""
 
 
 def stop_service(deployment: Mapping[str, Any]) -> None:
-    """Stop the service of `deployment` (the fields of deployment.Deployment). Raises DockerError."""
-    run_docker([*_project(deployment), "stop", deployment["service"]], STOP_TIMEOUT)
+    """Stop the container of `deployment` (the fields of deployment.Deployment). Raises DockerError."""
+    run_docker(["stop", deployment["container"]], STOP_TIMEOUT)
 
 
 def start_service(deployment: Mapping[str, Any], overrides: Sequence[str] = ()) -> None:

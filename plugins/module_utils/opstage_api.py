@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import urllib.error
+import urllib.parse
 import urllib.request
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +61,20 @@ def _get_data(url: str, timeout: float) -> dict[str, Any]:
     if not isinstance(data, dict) or envelope.get("success") is not True:
         raise OpstageUnreachableError(f'{url} answered without {{"success": true, "data": …}}: is this Opstage?')
     return data
+
+
+def require_listening(url: str, timeout: float) -> None:
+    """Raise OpstageUnreachableError unless somebody accepts a connection at `url` within `timeout` seconds.
+
+    A packet that is lost while Docker still sets up the port is repeated after a second only, the next connection finds
+    the port at once: ask this before a request, where less than a second counts.
+    """
+    try:
+        place = urllib.parse.urlsplit(url)
+        port = place.port or (443 if place.scheme == "https" else 80)
+        socket.create_connection((place.hostname or "", port), timeout).close()
+    except (OSError, ValueError) as error:
+        raise OpstageUnreachableError(f"{url} did not answer: {error}") from error
 
 
 def get_service_status(url: str, timeout: float = 5.0) -> ServiceStatus:

@@ -5,15 +5,26 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from dataclasses import dataclass
 
 from .docker_command import DockerError, container_logs, inspect
 from .network_namespace import call_in_network_of
-from .opstage_api import URL_IN_CONTAINER, OpstageUnreachableError, ServiceStatus, get_service_status
+from .opstage_api import (
+    URL_IN_CONTAINER,
+    OpstageUnreachableError,
+    ServiceStatus,
+    get_service_status,
+    require_listening,
+)
 
-POLL_INTERVAL = 0.1
+POLL_INTERVAL = 0.05
 """Seconds between two questions to the API: the resolution of the downtime that an operator sees."""
+
+FIRST_CONNECTION_TIMEOUT = 0.2
+LAST_CONNECTION_TIMEOUT = 5.0
+"""Seconds for the connection of a question: twice as many after each that came to nothing for want of time."""
 
 CONTAINER_INTERVAL = 1.0
 """Seconds between two looks at the container, each of which starts a process."""
@@ -55,15 +66,18 @@ def wait_until_ready(
     url = URL_IN_CONTAINER if isolated else url
     begin = time.monotonic()
     next_look = begin + CONTAINER_INTERVAL
+    patience = FIRST_CONNECTION_TIMEOUT
     while True:
         try:
-            answer = _ask_inside(container) if isolated else get_service_status(url)
+            answer = _ask_inside(container) if isolated else _ask(url, patience)
             found = f"status {answer.status or 'missing'}, version {answer.version or 'missing'}"
             if answer.status == "UP":
                 _require_version(answer.version, expected_version, url, container)
                 return Readiness(answer.status, answer.version, answer.edition, time.monotonic() - begin)
         except OpstageUnreachableError as error:
             found = str(error)
+            if isinstance(error.__cause__, socket.timeout):
+                patience = min(2 * patience, LAST_CONNECTION_TIMEOUT)
         now = time.monotonic()
         if now >= next_look:
             _require_alive(container)
@@ -74,6 +88,11 @@ def wait_until_ready(
                 _last_logs(container),
             )
         time.sleep(POLL_INTERVAL)
+
+
+def _ask(url: str, connection_timeout: float) -> ServiceStatus:
+    require_listening(url, connection_timeout)
+    return get_service_status(url)
 
 
 def _ask_inside(container: str) -> ServiceStatus:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.capsule.opstage.plugins.module_utils import readiness
+from ansible_collections.capsule.opstage.plugins.module_utils import opstage_api, readiness
 from ansible_collections.capsule.opstage.plugins.module_utils.readiness import NotReadyError, wait_until_ready
 from opstage_testing import (
     RecordedDocker,
@@ -65,6 +66,25 @@ class TestReady:
         assert (found.status, found.version, found.edition) == ("UP", "0.2.0", "ce")
         assert 0 < found.elapsed < 5
         assert docker.calls == []
+
+    def test_a_connection_that_is_lost_does_not_take_a_second(
+        self, service: Service, docker: RecordedDocker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A port that Docker is setting up can lose a packet, which is repeated after a second."""
+        asked: list[float] = []
+        connect = socket.create_connection
+
+        def losing(address: Any, timeout: float, *others: Any) -> socket.socket:
+            asked.append(timeout)
+            if len(asked) < 3:
+                time.sleep(timeout)
+                raise TimeoutError("timed out")
+            return connect(address, timeout, *others)
+
+        monkeypatch.setattr(opstage_api.socket, "create_connection", losing)
+        found = wait_until_ready(service.url, "0.2.0", 30, CONTAINER)
+        assert asked[:3] == [0.2, 0.4, 0.8]
+        assert found.elapsed >= 0.6
 
     @pytest.mark.parametrize("status", ["DEGRADED", "DOWN"])
     def test_once_it_is_healthy(self, service: Service, docker: RecordedDocker, status: str) -> None:
