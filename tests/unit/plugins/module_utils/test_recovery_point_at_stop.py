@@ -49,7 +49,7 @@ def root(tmp_path: Path) -> Path:
 
 def write(deployment: dict[str, Any], number: int) -> None:
     """A row, by a process that closes the database in good order."""
-    with contextlib.closing(sqlite3.connect(deployment["database"])) as connection, connection:
+    with contextlib.closing(sqlite3.connect(deployment["database"], isolation_level=None)) as connection:
         connection.execute("INSERT OR REPLACE INTO entries VALUES (?, 'later')", (number,))
 
 

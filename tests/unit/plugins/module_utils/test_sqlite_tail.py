@@ -90,7 +90,7 @@ def test_checkpoints_all_the_while(tmp_path: Path, dest: Path) -> None:
 def test_a_writer_that_closes_the_database_in_good_order(tmp_path: Path, dest: Path) -> None:
     source = make_database(tmp_path / "live.db", 500, "WAL")
     with HeldCopy(str(source), str(dest)) as copy:
-        with contextlib.closing(sqlite3.connect(source)) as connection, connection:
+        with contextlib.closing(sqlite3.connect(source, isolation_level=None)) as connection:
             connection.execute("INSERT INTO entries VALUES (501, 'the last one')")
         assert copy.add_tail()
     assert numbers_in(merged(dest)) == list(range(1, 502))
@@ -112,7 +112,7 @@ def test_only_the_log_is_copied_at_the_end(tmp_path: Path, dest: Path) -> None:
     source = make_database(tmp_path / "live.db", 20_000, "WAL")
     with HeldCopy(str(source), str(dest)) as copy:
         size, inode = dest.stat().st_size, dest.stat().st_ino
-        with contextlib.closing(sqlite3.connect(source)) as connection, connection:
+        with contextlib.closing(sqlite3.connect(source, isolation_level=None)) as connection:
             connection.execute("UPDATE entries SET text = 'changed' WHERE number = 7")
         assert copy.add_tail()
         assert (dest.stat().st_size, dest.stat().st_ino) == (size, inode)
@@ -124,7 +124,7 @@ def test_only_the_log_is_copied_at_the_end(tmp_path: Path, dest: Path) -> None:
 def test_a_rollback_journal_has_no_tail_and_keeps_nobody_waiting(tmp_path: Path, dest: Path) -> None:
     source = make_database(tmp_path / "live.db", 500)
     with HeldCopy(str(source), str(dest)) as copy:
-        with contextlib.closing(sqlite3.connect(source, timeout=1)) as connection, connection:
+        with contextlib.closing(sqlite3.connect(source, timeout=1, isolation_level=None)) as connection:
             connection.execute("INSERT INTO entries VALUES (501, 'the last one')")
         assert not copy.add_tail()
     assert numbers_in(dest) == list(range(1, 501))

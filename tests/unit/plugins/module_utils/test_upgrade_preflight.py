@@ -186,7 +186,7 @@ class Base:
         monkeypatch.setattr(upgrade_preflight, "find_remote_image", self.answer)
         monkeypatch.setattr(upgrade_preflight, "host_platform", lambda: "linux/amd64")
         monkeypatch.setattr(upgrade_preflight, "get_engine_settings", lambda: settings)
-        monkeypatch.setattr(upgrade_preflight, "local_image_size", lambda reference: self.here.get(reference))
+        monkeypatch.setattr(upgrade_preflight, "local_image_size", self.here.get)
         monkeypatch.setattr(journal, "STATE_ROOT", str(tmp_path / "state"))
         monkeypatch.setenv("PATH", f"{self.docker(tmp_path)}:{compose_command.search_path()}")
         self.root = tmp_path / "backups"
