@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, Mapping
 
-from .durable_files import make_private_folder, sync_folder, write_new_file
+from .durable_files import make_private_folder, reserve_room, sync_folder, write_new_file
 from .manifest import TIME_FORMAT, ManifestError, format_manifest
 from .project_files import copy_project_files
 from .recovery_point import (
@@ -37,12 +37,16 @@ from .recovery_point import (
     users_of_database,
 )
 from .sqlite_contents import ContentsError, read_contents
-from .sqlite_files import ProgressReport, utc_stamp
+from .sqlite_files import ProgressReport, found_status, utc_stamp
 from .sqlite_snapshot import create_snapshot
 from .sqlite_tail import HeldCopy
 
 _TAKEN_FOLDER = "taken"
 _DESCRIPTION_NAME = "begun.json"
+_RESERVE_NAME = "reserve"
+
+_TAIL_RESERVE = 16 << 20
+"""Bytes kept free for what is written at the stop, besides twice the log as it is when the copy is made."""
 
 
 class RecoveryPointAtStop:
@@ -50,8 +54,10 @@ class RecoveryPointAtStop:
 
     deployment: the fields of deployment.Deployment. The point's folder is made below `root`, with `reason` in its name.
     Those which killed runs began are removed first: the caller knows that the journal names none of them.
-    Unless take() has returned, nothing is left of it at the end of the context. It must be possible to put the copy
-    back into the folder of the database. Raises RecoveryPointError, SnapshotError, PrivateFolderError, OSError.
+    Room for what take() and complete_recovery_point write is reserved, so that it does not matter when a disk becomes
+    full meanwhile. Unless take() has returned, nothing is left of it at the end of the context. It must be possible to
+    put the copy back into the folder of the database. Raises RecoveryPointError, SnapshotError, PrivateFolderError,
+    OSError.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class RecoveryPointAtStop:
         self._parent = project_root(root, deployment["project"])
         self.folder = os.path.join(self._parent, UNFINISHED_PREFIX + self._identifier)
         self._database = os.path.join(self.folder, _TAKEN_FOLDER, DATABASE_NAME)
+        self._reserve = os.path.join(self.folder, _RESERVE_NAME)
         self._files: list[dict[str, str]] = []
         self._is_taken = False
         self._opened = contextlib.ExitStack()
@@ -79,6 +86,7 @@ class RecoveryPointAtStop:
             os.mkdir(os.path.dirname(self._database), 0o700)
             self._copy = opened.enter_context(HeldCopy(self._deployment["database"], self._database, self._progress))
             self._require_way_back()
+            reserve_room(self._reserve, self._size_of_copy() + self._tail_reserve())
             self._opened = opened.pop_all()
         return self
 
@@ -91,7 +99,14 @@ class RecoveryPointAtStop:
         self._opened.close()
 
     def _require_way_back(self) -> None:
-        require_way_back(self._deployment["database"], os.lstat(self._database).st_size)
+        require_way_back(self._deployment["database"], self._size_of_copy())
+
+    def _size_of_copy(self) -> int:
+        return os.lstat(self._database).st_size
+
+    def _tail_reserve(self) -> int:
+        log = found_status(f"{self._deployment['database']}-wal")
+        return _TAIL_RESERVE + (0 if log is None else 2 * log.st_size)
 
     def _remove_unless_taken(self) -> None:
         if not self._is_taken:
@@ -108,11 +123,11 @@ class RecoveryPointAtStop:
 
     def take(self) -> None:
         """Have every acknowledged write, now that the service is stopped; what is in the folder is on the disk."""
+        # The disks may have become full since. What is left of the reserve is for the copy that completes this.
+        os.truncate(self._reserve, self._size_of_copy())
         if not self._copy.add_tail():
             os.unlink(self._database)
             create_snapshot(self._deployment["database"], self._database, verify="quick", progress=self._progress)
-        # The disks may have become full since: one copy is made when this is completed.
-        require_room(self._parent, self._deployment["database"], 1)
         self._require_way_back()
         description = {
             "created": datetime.now(timezone.utc).strftime(TIME_FORMAT),
@@ -144,6 +159,8 @@ def complete_recovery_point(
     description = os.path.join(folder, _DESCRIPTION_NAME)
     manifest = os.path.join(folder, MANIFEST_NAME)
     with held_for_writing(parent):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, _RESERVE_NAME))
         if os.path.lexists(description):
             content = _manifest(folder, description, os.path.basename(final), collection_version, progress)
             if os.path.lexists(manifest):

@@ -13,15 +13,17 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 CAMPAIGN = CHECKOUT / "tests" / "campaign" / "interruptions.py"
 SAMPLE = (
-    "upgrade:Switch | Stop~1.5s",
-    "host/upgrade:Switch | Stop~2.5s",
-    "upgrade:Switch | Stop~4.0s+registry",
+    "upgrade:Switch | Stop~0.6s",
+    "host/upgrade:Switch | Stop~1.5s",
+    "host/upgrade:Switch | Stop~2.4s+registry",
+    "create:Choose and verify the recovery point",
     "connection/restore:Put in place | Replace the database",
     "backup:Offline | Make a recovery point",
     "rollback:Switch back | Pin the previous image",
 )
-"""Where the service is stopped, where the new version runs and no client may reach it, where it is open to clients, as
-far as these moments hit that; where a database is being replaced; where one was replaced and not started yet."""
+"""About where the service is stopped, where the new version runs and no client may reach it, and where it is open to
+clients; where a host has its project but no data yet; where a database is being replaced; where a copy at rest is made;
+where a database was replaced and not started yet."""
 
 
 @pytest.mark.skipif(bool(os.environ.get("OPSTAGE_IMAGE", "").strip()), reason="the real image numbers no writes")

@@ -121,7 +121,7 @@ def test_cut_off_anywhere_it_can_be_completed(
 def test_nothing_is_left_of_one_that_was_not_taken(deployment: dict[str, Any], root: Path) -> None:
     with contextlib.suppress(ZeroDivisionError), RecoveryPointAtStop(deployment, str(root), "pre-upgrade") as point:
         point.keep_project_files()
-        assert names_in(Path(point.folder)) == ["project", "taken"]
+        assert names_in(Path(point.folder)) == ["project", "reserve", "taken"]
         raise ZeroDivisionError
     assert names_in(root / "opstage") == []
 
@@ -168,6 +168,20 @@ def test_room_for_the_way_back_that_is_gone_once_the_service_is_stopped(
             with pytest.raises(RecoveryPointError, match="could not be put back"):
                 point.take()
     assert names_in(root / "opstage") == []
+
+
+def test_a_disk_that_becomes_full_in_the_middle(deployment: dict[str, Any], tmp_path: Path) -> None:
+    with mounted_tmpfs(tmp_path / "backups", "100m") as root:
+        with RecoveryPointAtStop(deployment, str(root), "pre-upgrade") as point:
+            point.keep_project_files()
+            status = os.statvfs(root)
+            (root / "filler").write_bytes(bytes(status.f_bavail * status.f_frsize))
+            write(deployment, 21)
+            point.take()
+        whole = complete_recovery_point(point.folder, "0.1.0")
+        assert numbers_in(Path(whole.database)) == list(range(1, 22))
+        assert names_in(Path(whole.path)) == ["manifest.json", "opstage.db", "project"]
+        (root / "filler").unlink()
 
 
 def test_a_description_holds_no_content_of_files(deployment: dict[str, Any], root: Path) -> None:
