@@ -85,8 +85,9 @@ set -e
 now=/var/lib/docker/volumes/opstage_opstage-data/_data/opstage.db
 then="file:{SAVED}/point/opstage.db?immutable=1"
 for table in $(sqlite3 "$then" "select name from sqlite_master where type = 'table' and name not in ({BACKGROUND})"); do
-    was=$(sqlite3 "$then" ".sha3sum $table")
-    is=$(sqlite3 -readonly "$now" ".sha3sum $table")
+    query="select * from $table order by 1"
+    was=$(sqlite3 "$then" "$query" | sha256sum)
+    is=$(sqlite3 -readonly -cmd ".timeout 5000" "$now" "$query" | sha256sum)
     [ "$is" = "$was" ] || echo "$table"
 done
 """
