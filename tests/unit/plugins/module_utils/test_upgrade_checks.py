@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.capsule.opstage.plugins.module_utils import upgrade_checks
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint, create_recovery_point
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DatabaseFileError, Reason
 from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_checks import MigrationError, check_migrated
 from sqlite_testing import make_database, names_in
 
@@ -49,6 +51,17 @@ class TestJudgement:
         assert judged(point, tmp_path) == {}
         with pytest.raises(MigrationError):
             check_migrated(point, str(tmp_path / "compose.yml"))
+        assert names_in(Path(point.path).parent) == [Path(point.path).name]
+
+    def test_a_check_that_cannot_be_made_says_nothing_of_the_data(
+        self, point: RecoveryPoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*_arguments: Any) -> None:
+            raise DatabaseFileError(Reason.NO_SPACE, "no space in it")
+
+        monkeypatch.setattr(upgrade_checks, "create_snapshot", refuse)
+        with pytest.raises(DatabaseFileError, match=r"^no space in it$"):
+            judged(point, tmp_path)
         assert names_in(Path(point.path).parent) == [Path(point.path).name]
 
     def test_rows_that_are_new_and_changed(self, point: RecoveryPoint, tmp_path: Path) -> None:
