@@ -206,6 +206,7 @@ class _Examiners:
         self._size = os.fstat(descriptor).st_size
         self._level = level
         self._started = time.monotonic()
+        self._told = 0
         self._tasks = [_Task("facts", math.inf), _Task("sha256", self._size)]
         if level != "none":
             self._tasks.append(_Task("structure", _COST_OF_STRUCTURE * self._size))
@@ -290,10 +291,12 @@ class _Examiners:
                 child.send({"kind": task.kind, "group": task.group})
 
     def _tell(self, report: ProgressReport | None) -> None:
+        """What was said to be done stays so: how much there is to do becomes known on the way only."""
         if report is not None:
             costs = [(task.cost, task.done) for task in self._known if task.cost < math.inf]
             done = sum(cost * part for cost, part in costs) / sum(cost for cost, _part in costs)
-            report(Progress("verifying", int(done * self._size), self._size, time.monotonic() - self._started))
+            self._told = max(self._told, int(done * self._size))
+            report(Progress("verifying", self._told, self._size, time.monotonic() - self._started))
 
 
 def _examine(path: str, level: str, descriptor: int, children: int, channel: Channel) -> None:

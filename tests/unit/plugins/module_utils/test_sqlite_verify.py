@@ -4,10 +4,11 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from ansible_collections.capsule.opstage.plugins.module_utils import sqlite_verify
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Reason
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_verify import VerificationError, verify_database
 from sqlite_testing import fingerprint, killed_deployment, make_database, names_in
@@ -160,3 +161,18 @@ def test_rows_of_an_estimate_that_is_far_off_are_checked_as_well(tmp_path: Path)
         " LIMIT 25000) SELECT number, 1 FROM numbers",
     )
     assert verify_database(str(path), "quick").foreign_key_violations == 25_000
+
+
+def test_what_was_said_to_be_done_stays_so(tmp_path: Path) -> None:
+    """How many rows and entries there are to look at becomes known on the way."""
+    database = make_database(tmp_path / "some.db", 500)
+    done: list[int] = []
+    with ExitStack() as opened:
+        descriptor = opened.enter_context(database.open("rb")).fileno()
+        examiners = opened.enter_context(sqlite_verify._Examiners(str(database), descriptor, "none", None))
+        examiners._known = [sqlite_verify._Task("sha256", 100, done=1.0)]
+        examiners._tell(lambda state: done.append(state.done))
+        examiners._known.append(sqlite_verify._Task("tables", 900))
+        examiners._tell(lambda state: done.append(state.done))
+    size = database.stat().st_size
+    assert done == [size, size]
