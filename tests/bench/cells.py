@@ -72,14 +72,20 @@ class Bench:
                     remaining = [other for other in remaining if other != tool]
 
     def measure(self, cell: Cell, tool: str, database: Path) -> Sample:
-        """One run of a tool beside a writer of its own, from a disk that has nothing left to write."""
+        """One run of a tool beside a writer of its own, from a disk that has nothing left to write.
+
+        The memory that a copy takes is this machine's own before: a virtual one gives back what it has not used for a
+        few seconds, and asking for it again is measured otherwise, by whichever tool comes after a long wait.
+        """
         dest = database.parent.parent / "copy.db"
         commands = self.tools.commands(tool, database, dest, seconds_of_nothing(cell))
         read_all(database)
         os.sync()
         try:
+            fill_memory(dest, size_of(database))
             with writing(database, cell.mode, cell.rate, self.folder / "commits") as writer:
                 time.sleep(SECONDS_BEFORE if cell.rate else 0)
+                dest.unlink()
                 run = run_within(self.bound(cell, tool), commands)
                 log_bytes = size_of(Path(f"{database}-wal"))
                 time.sleep(SECONDS_AFTER if cell.rate else 0)
@@ -110,6 +116,14 @@ def read_all(path: Path) -> None:
     with path.open("rb", buffering=0) as file:
         while file.read(MEGABYTE):
             pass
+
+
+def fill_memory(path: Path, size: int) -> None:
+    """A file of so many bytes in the system's cache, whose memory is free for others once it is removed."""
+    block = bytes(MEGABYTE)
+    with path.open("wb", buffering=0) as file:
+        for _number in range(-(-size // MEGABYTE)):
+            file.write(block)
 
 
 def seconds_of_nothing(cell: Cell) -> float:

@@ -176,12 +176,13 @@ other seconds.
 
 READING = """
 Seconds are medians. The start of Python and of Node.js is not in them, that of `sqlite3` and `cp` is (a few
-milliseconds). The source is in the system's cache, the disk is settled before each run, and an application has the
-database open throughout, also when it is idle. It is a process of its own which writes an audit log, touches sessions
-and times every commit: in WAL mode with synchronous NORMAL, in rollback-journal mode with FULL. Its p50 and p99
-are of the commits that fell into the copies, all runs together; its worst wait is looked for until {after:g} s
-after them as well, when a checkpoint that was held back is made up for. ✗: not finished within {times} times what the
-tool takes when idle, {bound:g} s at least, or failed with the message given.
+milliseconds). The source is in the system's cache, the disk is settled before each run, the memory that a copy takes
+has just been used (a virtual machine may have to ask its host for memory that was idle, which costs every tool time),
+and an application has the database open throughout, also when it is idle. It is a process of its own which writes an
+audit log, touches sessions and times every commit: in WAL mode with synchronous NORMAL, in rollback-journal mode with
+FULL. Its p50 and p99 are of the commits that fell into the copies, all runs together; its worst wait is looked for
+until {after:g} s after them as well, when a checkpoint that was held back is made up for. ✗: not finished within
+{times} times what the tool takes when idle, {bound:g} s at least, or failed with the message given.
 
 `backup()` is called from a process of its own, as a tool beside the application would. A backup on the connection
 that also writes does not begin again.
