@@ -17,7 +17,7 @@ MANIFEST_VERSION = 2
 """Raised with every change of the format: a manifest of a known version has no field that is not known."""
 
 REASONS = ("manual", "scheduled", "pre-upgrade", "pre-restore", "pre-rollback")
-METHODS = ("online", "offline")
+METHODS = ("online", "offline", "api")
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 _REPORTED_PROBLEMS = 5
@@ -175,7 +175,9 @@ SCHEMA: Schema = {
                 format="date-time",
             ),
             "reason": _text("Why it was made.", enum=list(REASONS)),
-            "method": _text("Whether the service ran meanwhile or was stopped.", enum=list(METHODS)),
+            "method": _text(
+                "Whether the service ran meanwhile, was stopped, or made the copy itself.", enum=list(METHODS)
+            ),
             "host": _text("Name of the host."),
             "project": _text("Name of the Compose project.", pattern="^[^/]+$"),
             "project_dir": _text("The project's folder on the host."),

@@ -107,7 +107,7 @@ damage:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.collection import VERSION
 from ansible_collections.capsule.opstage.plugins.module_utils.durable_files import PrivateFolderError
-from ansible_collections.capsule.opstage.plugins.module_utils.manifest import METHODS, REASONS
+from ansible_collections.capsule.opstage.plugins.module_utils.manifest import REASONS
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPointError,
@@ -127,7 +127,7 @@ def main() -> None:
             "deployment": {"type": "dict", "required": True},
             "root": {"type": "path", "default": "/var/backups/opstage"},
             "reason": {"type": "str", "default": "manual", "choices": list(REASONS)},
-            "method": {"type": "str", "default": "online", "choices": list(METHODS)},
+            "method": {"type": "str", "default": "online", "choices": ["online", "offline"]},
             "recipients": {"type": "list", "elements": "str", "default": []},
             "allow_damaged": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
