@@ -6,61 +6,43 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import enum
 import json
-import math
 import os
 import re
 import signal
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from types import FrameType
-from typing import Any, Callable, Iterator, NoReturn, Sequence
+from typing import Callable, Iterator, Sequence
 
 from .collection import VERSION
+from .command_outcome import (
+    PROGRAM,
+    CommandError,
+    CommandParser,
+    ExitCode,
+    Outcome,
+    ShowText,
+    TextRequest,
+    UsageError,
+    seconds,
+    success,
+)
+from .deployment_commands import describe_commands
 from .file_attributes import gid_of, permissions_of, uid_of
 from .progress_display import ProgressBar, ProgressLog, format_bytes
 from .sqlite_files import DatabaseFileError, Progress, Reason, explain_os_error
 from .sqlite_holders import describe_holders, find_holders
-from .sqlite_restore import Restoration, restore_database
-from .sqlite_snapshot import Snapshot, create_snapshot
+from .sqlite_restore import restore_database
+from .sqlite_snapshot import create_snapshot
 from .sqlite_verify import VERIFY_LEVELS
 
-PROGRAM = "opstage-ops"
 GRACE_SECONDS = 1.0
 
-_DESCRIPTION = "Consistent, verified copies of live SQLite databases, and putting them back."
+_DESCRIPTION = (
+    "Recovery points of the Opstage on this host, and consistent, verified copies of any live SQLite database."
+)
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-
-class ExitCode(enum.IntEnum):
-    """How the command ends, and what that means; those with the name of a Reason stand for it."""
-
-    meaning: str
-
-    def __new__(cls, number: int, meaning: str) -> ExitCode:
-        """One member: its number and what it means."""
-        code = int.__new__(cls, number)
-        code._value_ = number
-        code.meaning = meaning
-        return code
-
-    DONE = 0, "done"
-    BAD_USAGE = 2, "bad usage; nothing was begun"
-    MISSING = 3, "the source, the destination's folder, or the user or group named does not exist"
-    NOT_A_DATABASE = 4, "the source is not a database"
-    LOCKED = 5, "somebody else's lock did not end in 30 s, or in most of --timeout; try again"
-    IN_USE = 6, "the file to replace is in use by a process; stop that first"
-    NO_SPACE = 7, "not enough space"
-    DAMAGED_SOURCE = 8, "the source is damaged, or does not have the SHA-256 expected"
-    DAMAGED_COPY = 9, "the copy was found damaged, while its source may be sound; nothing was published"
-    TIMEOUT = 10, "not done within --timeout"
-    REFUSED = 11, "refused for safety"
-    EXISTS = 12, "the destination exists, and --overwrite was not given"
-    SYSTEM = 13, "another error of the system"
-    HUNG_UP = 128 + signal.SIGHUP, "ended by SIGHUP"
-    INTERRUPTED = 128 + signal.SIGINT, "ended by Ctrl-C (SIGINT)"
-    TERMINATED = 128 + signal.SIGTERM, "ended by SIGTERM"
 
 
 ENDING_SIGNALS = {
@@ -68,28 +50,6 @@ ENDING_SIGNALS = {
     signal.SIGINT: ExitCode.INTERRUPTED,
     signal.SIGTERM: ExitCode.TERMINATED,
 }
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What the command has to say: one object for programs; for people, lines on standard output and error."""
-
-    code: ExitCode
-    result: dict[str, Any]
-    lines: Sequence[str] = ()
-    complaints: Sequence[str] = ()
-
-
-class UsageError(Exception):
-    """The arguments make no sense; ``usage`` says what would."""
-
-    def __init__(self, message: str, usage: str) -> None:
-        super().__init__(message)
-        self.usage = usage
-
-
-class TextRequest(BaseException):
-    """The arguments ask for the help or the version, and for nothing else; like SystemExit, no error."""
 
 
 class EndedBySignal(BaseException):
@@ -161,6 +121,8 @@ def _outcome(arguments: Sequence[str], signals: Signals, stderr: int) -> Outcome
         return Outcome(ExitCode.DONE, {"text": str(request)}, lines=str(request).splitlines())
     except UsageError as error:
         return _failure(ExitCode.BAD_USAGE, str(error), error.usage.splitlines())
+    except CommandError as error:
+        return _failure(error.code, str(error))
     except EndedBySignal as end:
         return _ended(end.number)
     except (DatabaseFileError, OSError) as error:
@@ -210,7 +172,7 @@ def _snapshot(options: argparse.Namespace, report: Callable[[Progress], None]) -
         f"{snapshot.dest}: {format_bytes(snapshot.size)} in {snapshot.elapsed:.1f} s",
         f"integrity: {snapshot.integrity}, method: {snapshot.method}, sha256: {snapshot.sha256}",
     )
-    return _success(snapshot, lines, warnings)
+    return success(asdict(snapshot), lines, warnings)
 
 
 def _restore(options: argparse.Namespace, report: Callable[[Progress], None]) -> Outcome:
@@ -235,12 +197,7 @@ def _restore(options: argparse.Namespace, report: Callable[[Progress], None]) ->
     if restoration.backup_file is not None:
         lines.append(f"what was there: {restoration.backup_file}")
     lines.append(f"{format_bytes(restoration.size)}, sha256: {restoration.sha256}")
-    return _success(restoration, lines, warnings)
-
-
-def _success(result: Snapshot | Restoration, lines: Sequence[str], warnings: Sequence[str]) -> Outcome:
-    complaints = [f"{PROGRAM}: warning: {warning}" for warning in warnings]
-    return Outcome(ExitCode.DONE, {**asdict(result), "warnings": warnings}, lines, complaints)
+    return success(asdict(restoration), lines, warnings)
 
 
 def _failure(code: ExitCode, message: str, usage: Sequence[str] = ()) -> Outcome:
@@ -253,40 +210,15 @@ def _ended(number: signal.Signals) -> Outcome:
     return _failure(ENDING_SIGNALS[number], f"ended by {number.name} before it was done")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises instead of writing and exiting, so that one place decides on form and exit code."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(
-            add_help=False, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options
-        )
-        self.add_argument("-h", "--help", action=_Show, text=self.format_help, help="show this text and end")
-
-    def error(self, message: str) -> NoReturn:
-        """Raise UsageError."""
-        raise UsageError(f"{message}; see {self.prog} --help", self.format_usage())
-
-
-class _Show(argparse.Action):
-    """An option that asks for a text."""
-
-    def __init__(self, text: Callable[[], str], **options: Any) -> None:
-        super().__init__(nargs=0, **options)
-        self._text = text
-
-    def __call__(self, *_arguments: object) -> NoReturn:
-        """Raise TextRequest."""
-        raise TextRequest(self._text())
-
-
 def _parser() -> argparse.ArgumentParser:
     codes = "\n".join(f"  {code:3}  {code.meaning}" for code in ExitCode)
     epilog = f"exit codes:\n{codes}"
-    parser = _Parser(prog=PROGRAM, description=_DESCRIPTION, epilog=epilog)
-    parser.add_argument("--version", action=_Show, text=lambda: f"{PROGRAM} {VERSION}\n", help="show it and end")
+    parser = CommandParser(prog=PROGRAM, description=_DESCRIPTION, epilog=epilog)
+    parser.add_argument("--version", action=ShowText, text=lambda: f"{PROGRAM} {VERSION}\n", help="show it and end")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     _describe_snapshot(commands.add_parser("snapshot", help="copy a live database", epilog=epilog))
     _describe_restore(commands.add_parser("restore", help="put a copy in the place of a database", epilog=epilog))
+    describe_commands(commands, epilog)
     return parser
 
 
@@ -330,7 +262,7 @@ def _describe_restore(parser: argparse.ArgumentParser) -> None:
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
-        type=_seconds,
+        type=seconds,
         metavar="SECONDS",
         help="give up after so long; a lock is waited for no longer than for nine tenths of it",
     )
@@ -343,16 +275,6 @@ def _permissions(text: str) -> int:
     if permissions is None:
         raise argparse.ArgumentTypeError(f"{text!r} is no octal number such as 0600")
     return permissions
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
-    return seconds
 
 
 def _sha256(text: str) -> str:

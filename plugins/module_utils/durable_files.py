@@ -21,14 +21,15 @@ def sync_folder(folder: str) -> None:
 
 
 @contextlib.contextmanager
-def new_file(path: str) -> Iterator[BinaryIO]:
-    """Write a file that must not exist yet, 0600: on disk when the context ends, gone when that ends with an error.
+def new_file(path: str, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """Write a file that must not exist yet: on disk when the context ends, gone when that ends with an error.
 
     Its name is on disk once the folder is synced. Raises OSError, FileExistsError among them.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(descriptor, mode)
             yield stream
             stream.flush()
             os.fsync(descriptor)
@@ -38,18 +39,18 @@ def new_file(path: str) -> Iterator[BinaryIO]:
         raise
 
 
-def write_new_file(path: str, content: bytes) -> None:
+def write_new_file(path: str, content: bytes, mode: int = 0o600) -> None:
     """Write a file as new_file does, with this content. Raises OSError, FileExistsError among them."""
-    with new_file(path) as stream:
+    with new_file(path, mode) as stream:
         stream.write(content)
 
 
-def replace_file(path: str, content: bytes) -> None:
-    """Write a file, 0600, that is the old one or the new one, whole, whenever the host stops; raises OSError."""
+def replace_file(path: str, content: bytes, mode: int = 0o600) -> None:
+    """Write a file that is the old one or the new one, whole, whenever the host stops; raises OSError."""
     partial = f"{path}.partial"
     if os.path.lexists(partial):
         os.unlink(partial)
-    write_new_file(partial, content)
+    write_new_file(partial, content, mode)
     os.rename(partial, path)
     sync_folder(os.path.dirname(path))
 

@@ -89,6 +89,11 @@ class RecoveryPoint:
     manifest: dict[str, Any]
 
     @property
+    def created(self) -> datetime:
+        """When it was begun, in UTC."""
+        return datetime.strptime(self.manifest["created"], TIME_FORMAT).replace(tzinfo=timezone.utc)
+
+    @property
     def is_encrypted(self) -> bool:
         """Whether its files are encrypted; then each has `.age` behind its name."""
         return self.manifest.get("encryption") is not None

@@ -17,7 +17,6 @@ from typing import Any, Iterable, Iterator, Mapping
 
 from .durable_files import sync_folder
 from .journal import find_last_upgrade, find_unfinished, journal_path, read_entries
-from .manifest import TIME_FORMAT
 from .recovery_point import (
     CLOCK_TOLERANCE,
     IDENTIFIER,
@@ -82,7 +81,7 @@ def parse_duration(text: str) -> Duration | None:
     numbers = {unit: int(number) for number, unit in parts}
     if "".join(number + unit for number, unit in parts) != text or len(numbers) != len(parts):
         raise RetentionError(
-            f"The policy's within is {text!r}; expected are numbers of years, months, days and hours, each at most "
+            f"{text!r} is no span of time; expected are numbers of years, months, days and hours, each at most "
             "once, such as 7d, 12h or 1y2m3d4h. A week is 7d."
         )
     if not any(numbers.values()):
@@ -371,7 +370,7 @@ def _needed_points(project: str) -> dict[str, str]:
 def _time_of(entry: FolderEntry) -> datetime:
     """Return when a recovery point was made; by its name where its manifest cannot tell."""
     if entry.point is not None:
-        return datetime.strptime(entry.point.manifest["created"], TIME_FORMAT).replace(tzinfo=timezone.utc)
+        return entry.point.created
     return _parse_stamp(entry.name[:_STAMP_LENGTH]) or datetime.min.replace(tzinfo=timezone.utc)
 
 

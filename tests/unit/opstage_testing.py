@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlite_testing import wait_until
+from sqlite_testing import make_database, wait_until
 
 Answer = tuple[int, dict[str, str], bytes]
 
@@ -162,6 +162,24 @@ class RecordedDocker:
         """What was asked so far."""
         file = self.folder / "calls"
         return file.read_text().splitlines() if file.exists() else []
+
+
+def stopped_deployment(docker: RecordedDocker, folder: Path) -> Path:
+    """Let Docker know a stopped Opstage of the project `opstage`, with a database of twenty rows; its data folder."""
+    project, data = folder / "project", folder / "data"
+    for made in (project, data):
+        made.mkdir()
+    (project / "compose.yml").write_text("services: {}\n")
+    make_database(data / "opstage.db", 20, "WAL")
+    container = recorded_container("published")
+    container["Mounts"][0]["Source"] = str(data)
+    container["NetworkSettings"]["Ports"]["8080/tcp"][0]["HostPort"] = unused_url().rpartition(":")[2]
+    labels = container["Config"]["Labels"]
+    labels["com.docker.compose.project.working_dir"] = str(project)
+    labels["com.docker.compose.project.config_files"] = str(project / "compose.yml")
+    docker.has_containers([container])
+    docker.says("image-inspect", json.dumps([recorded_image(container["Image"])]))
+    return data
 
 
 def recorded_containers() -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils.collection import VERSION
-from ansible_collections.capsule.opstage.plugins.module_utils.command_line import ExitCode
+from ansible_collections.capsule.opstage.plugins.module_utils.command_outcome import ExitCode
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_display import (
     format_bytes,
     format_duration,
@@ -237,7 +237,7 @@ class TestExitCodes:
         ("arguments", "message"),
         [
             ([], "required: COMMAND"),
-            (["backup", "a", "b"], "invalid choice: 'backup'"),
+            (["back", "a", "b"], "invalid choice: 'back'"),
             (["snapshot", "a"], "required: DEST"),
             (["snapshot", "a", "b", "c"], "unrecognized arguments: c"),
             (["snapshot", "a", "b", "--over"], "unrecognized arguments: --over"),

@@ -18,8 +18,8 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.capsule.opstage.plugins.module_utils import host_registry, journal, upgrade_preflight
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import find_process
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_registry import EngineSettings, RemoteImage
-from opstage_testing import RecordedDocker, answers, recorded_container, recorded_image, serving, unused_url
-from sqlite_testing import make_database, names_in, numbers_in
+from opstage_testing import RecordedDocker, answers, recorded_container, serving, stopped_deployment
+from sqlite_testing import names_in, numbers_in
 
 Run = Callable[..., "dict[str, Any]"]
 
@@ -58,19 +58,7 @@ def run(state: Path, capsys: pytest.CaptureFixture[str]) -> Run:
 @pytest.fixture
 def deployment(docker: RecordedDocker, tmp_path: Path, run: Run) -> dict[str, Any]:
     """A stopped deployment with a database of twenty rows, as deployment_info finds it."""
-    project, data = tmp_path / "project", tmp_path / "data"
-    for folder in (project, data):
-        folder.mkdir()
-    (project / "compose.yml").write_text("services: {}\n")
-    make_database(data / "opstage.db", 20, "WAL")
-    container = recorded_container("published")
-    container["Mounts"][0]["Source"] = str(data)
-    container["NetworkSettings"]["Ports"]["8080/tcp"][0]["HostPort"] = unused_url().rpartition(":")[2]
-    labels = container["Config"]["Labels"]
-    labels["com.docker.compose.project.working_dir"] = str(project)
-    labels["com.docker.compose.project.config_files"] = str(project / "compose.yml")
-    docker.has_containers([container])
-    docker.says("image-inspect", json.dumps([recorded_image(container["Image"])]))
+    stopped_deployment(docker, tmp_path)
     found: dict[str, Any] = run("deployment_info")["deployment"]
     return found
 

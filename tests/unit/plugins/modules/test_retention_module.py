@@ -140,7 +140,7 @@ def test_what_is_not_counted_is_warned_of(run: Run, copies: list[Path], warned: 
         ({}, "The policy is empty"),
         ({"last": 0}, "The policy is empty"),
         ({"daily": -7}, "The policy's daily is -7"),
-        ({"within": "1w"}, "The policy's within is '1w'"),
+        ({"within": "1w"}, "'1w' is no span of time"),
     ],
 )
 def test_a_policy_that_cannot_be_meant(run: Run, copies: list[Path], policy: dict[str, Any], words: str) -> None:
