@@ -14,9 +14,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from shutil import which
 from typing import Any
+
+PYTHONS = [f"python3.{minor}" for minor in range(8, 14)]
 
 # Writes one numbered row a transaction and prints its number once it is committed.
 WRITER = """
@@ -254,3 +257,16 @@ def pages_of(path: Path) -> bytes:
     for start, end in ((18, 20), (24, 28), (40, 44), (92, 100)):
         pages[start:end] = bytes(end - start)
     return bytes(pages)
+
+
+def interpreters(names: Sequence[str]) -> Sequence[str]:
+    """Those Pythons which run on this machine, on the path or among those of pyenv, whose own shims may not run."""
+    folders = [*sorted(Path("~/.pyenv/versions").expanduser().glob("*/bin")), *os.get_exec_path()]
+    candidates = {name: [which(name, path=str(folder)) for folder in folders] for name in names}
+    working = [next(filter(runs, filter(None, found)), None) for found in candidates.values()]
+    return [python for python in working if python is not None]
+
+
+def runs(python: str) -> bool:
+    """Whether it is a Python that can be started."""
+    return subprocess.run([python, "-I", "-c", ""], stderr=subprocess.DEVNULL, check=False).returncode == 0

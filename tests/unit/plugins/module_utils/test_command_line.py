@@ -16,9 +16,8 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from shutil import which
 from typing import Any
 
 import pytest
@@ -32,7 +31,9 @@ from ansible_collections.capsule.opstage.plugins.module_utils.progress_display i
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Progress, Reason
 from sqlite_testing import (
     HOLDER,
+    PYTHONS,
     fingerprint,
+    interpreters,
     killed_deployment,
     make_database,
     mounted_tmpfs,
@@ -48,7 +49,6 @@ COMMAND = CHECKOUT / "bin" / "opstage-ops"
 ROWS = 20
 
 # What the command must be able to run with; those that this machine has are tried.
-PYTHONS = [f"python3.{minor}" for minor in range(8, 14)]
 TOO_OLD = ["python3.6", "python3.7"]
 
 
@@ -671,19 +671,6 @@ class TestProgressLine:
     )
     def test_durations(self, seconds: float, text: str) -> None:
         assert format_duration(seconds) == text
-
-
-def interpreters(names: Sequence[str]) -> Sequence[str]:
-    """Those Pythons which run on this machine, on the path or among those of pyenv, whose own shims may not run."""
-    folders = [*sorted(Path("~/.pyenv/versions").expanduser().glob("*/bin")), *os.get_exec_path()]
-    candidates = {name: [which(name, path=str(folder)) for folder in folders] for name in names}
-    working = [next(filter(runs, filter(None, found)), None) for found in candidates.values()]
-    return [python for python in working if python is not None]
-
-
-def runs(python: str) -> bool:
-    """Whether it is a Python that can be started."""
-    return subprocess.run([python, "-I", "-c", ""], stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
 class TestInstallation:
