@@ -6,23 +6,19 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, ContextManager, Mapping, Sequence
 
-from .docker_command import DockerError, inspect, run_docker
-from .durable_files import make_private_folder, write_new_file
+from .docker_command import inspect
+from .durable_files import write_new_file
 from .readiness import NotReadyError, wait_until_ready
 from .recovery_point import RecoveryPoint
-from .rehearsal_containers import rehearsal_label, remove_rehearsals
+from .rehearsal_containers import isolated_container, limits_of, mount_of, remove_rehearsals
+from .rehearsal_data import copy_database, scratch_folder
 from .sqlite_changes import Change, describe_changes
-from .sqlite_files import require_space
 from .upgrade_checks import MigrationError, check_migrated
 
-_FOLDER = ".partial-rehearsal"
-"""In the folder of the project's recovery points; a backup removes what a killed rehearsal left, by this beginning."""
+_PURPOSE = "rehearsal"
 
 
 class RehearsalError(Exception):
@@ -68,59 +64,32 @@ def rehearse(
     """
     project = deployment["project"]
     remove_rehearsals(project)
-    with _copied(point, deployment) as folder:
+    # The copy, and that of what the migrations make of it.
+    needed = 2 * int(point.manifest["database"]["size"])
+    with scratch_folder(os.path.dirname(point.path), _PURPOSE, needed) as folder:
+        relative = os.path.relpath(deployment["database"], deployment["data_dir"])
+        copy = os.path.join(folder, "data", relative)
+        copy_database(point, copy, point.manifest["database"])
         with _running(deployment, image, folder) as container:
             try:
                 readiness = wait_until_ready("", version, timeout, container, isolated=True)
             except NotReadyError as error:
                 raise RehearsalError(str(error), error.logs) from error
-        relative = os.path.relpath(deployment["database"], deployment["data_dir"])
         try:
-            changes = check_migrated(point, os.path.join(folder, "data", relative), drops)
+            changes = check_migrated(point, copy, drops)
         except MigrationError as error:
             raise RehearsalError(str(error)) from error
     return Rehearsal(readiness.version, readiness.elapsed, changes)
 
 
-@contextmanager
-def _copied(point: RecoveryPoint, deployment: Mapping[str, Any]) -> Iterator[str]:
-    """A private folder whose `data` is as the deployment's data folder, with a copy of the database in it."""
-    folder = os.path.join(os.path.dirname(point.path), _FOLDER)
-    make_private_folder(os.path.dirname(folder))
-    shutil.rmtree(folder, ignore_errors=True)
-    # The copy, and that of what the migrations make of it.
-    require_space(os.path.dirname(folder), 2 * int(point.manifest["database"]["size"]))
-    database = point.manifest["database"]
-    os.mkdir(folder, 0o700)
-    try:
-        relative = os.path.relpath(deployment["database"], deployment["data_dir"])
-        copy = os.path.join(folder, "data", relative)
-        os.makedirs(os.path.dirname(copy))
-        shutil.copyfile(point.database, copy)
-        for path, access in ((copy, database["access"]), (os.path.dirname(copy), database["folder_access"])):
-            os.chown(path, access["uid"], access["gid"])
-            os.chmod(path, int(access["mode"], 8))
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _running(deployment: Mapping[str, Any], image: str, folder: str) -> Iterator[str]:
+def _running(deployment: Mapping[str, Any], image: str, folder: str) -> ContextManager[str]:
     """A container of `image` that is set up as the deployment's own, on the copy; gives its name."""
-    name = f"{deployment['project']}-rehearsal-{secrets.token_hex(4)}"
     present = inspect("container", [deployment["container"]])[0]
     default = inspect("image", [present["Image"]])[0]
-    arguments = _options(present, default, deployment["data_dir"], os.path.join(folder, "data"))
+    options = _options(present, default, deployment["data_dir"], os.path.join(folder, "data"))
     given, environment = _environment(present, default, os.path.join(folder, "environment"))
-    labels = ["--label", rehearsal_label(deployment["project"])]
-    start = ["run", "--detach", "--pull", "never", "--restart", "no", "--network", "none", "--name", name, *labels]
-    try:
-        run_docker([*start, *arguments, *given, image, *_command(present, default)], environment=environment)
-        yield name
-    finally:
-        with suppress(DockerError):
-            run_docker(["rm", "--force", "--volumes", name])
+    command = _command(present, default)
+    return isolated_container(deployment["project"], _PURPOSE, [*options, *given], image, command, environment)
 
 
 def _environment(present: Mapping[str, Any], default: Mapping[str, Any], path: str) -> tuple[list[str], dict[str, str]]:
@@ -139,19 +108,8 @@ def _environment(present: Mapping[str, Any], default: Mapping[str, Any], path: s
 
 def _options(present: Mapping[str, Any], default: Mapping[str, Any], data: str, copy: str) -> list[str]:
     """Options of `docker run`: limits, user and mounts."""
-    own, host = present["Config"], present["HostConfig"]
-    arguments: list[str] = []
-    if host.get("Memory"):
-        arguments += ["--memory", f"{host['Memory']}b"]
-    if own.get("User") and own["User"] != default["Config"].get("User"):
-        arguments += ["--user", own["User"]]
-    if host.get("ReadonlyRootfs"):
-        arguments += ["--read-only"]
-    for path in host.get("Tmpfs") or {}:
-        arguments += ["--tmpfs", path]
-    for mount in present.get("Mounts") or []:
-        arguments += _mount(mount, data, copy)
-    return arguments
+    mounts = present.get("Mounts") or []
+    return limits_of(present, default) + [option for mount in mounts for option in _mount(mount, data, copy)]
 
 
 def _mount(mount: Mapping[str, Any], data: str, copy: str) -> list[str]:
@@ -159,7 +117,7 @@ def _mount(mount: Mapping[str, Any], data: str, copy: str) -> list[str]:
     if mount["Type"] not in ("bind", "volume"):
         return []
     if os.path.realpath(mount["Source"]) == data:
-        return ["--mount", f"type=bind,source={copy},destination={mount['Destination']}"]
+        return mount_of(copy, mount["Destination"])
     source = mount["Name"] if mount["Type"] == "volume" else mount["Source"]
     return ["--mount", f"type={mount['Type']},source={source},destination={mount['Destination']},readonly"]
 

@@ -85,7 +85,7 @@ def test_what_was_killed_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_killed_rehearsal_s_copy_is_removed_by_the_next_backup(point: RecoveryPoint, tmp_path: Path) -> None:
     parent = Path(point.path).parent
-    (parent / upgrade_rehearsal._FOLDER / "data").mkdir(parents=True)
+    (parent / ".partial-rehearsal" / "data").mkdir(parents=True)
     deployment = {
         **point.manifest,
         "config_files": [],
