@@ -18,6 +18,7 @@ MANIFEST_VERSION = 2
 
 REASONS = ("manual", "scheduled", "pre-upgrade", "pre-restore", "pre-rollback")
 METHODS = ("online", "offline", "api")
+DRILL_OUTCOMES = PASSED, FAILED = ("passed", "failed")
 TIME_FORMAT = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 _REPORTED_PROBLEMS = 5
@@ -57,6 +58,7 @@ def _object(description: str, properties: dict[str, Schema], optional: tuple[str
 
 
 _SHA256 = "^[0-9a-f]{64}$"
+_TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$"
 _SINCE_VERSION_2 = ("verify", "foreign_key_violations", "schema_sha256", "tables", "access", "folder_access")
 FILE_KINDS = ("compose", "environment", "service environment")
 """Files for Compose; files of variables for those; files of variables that a service names as its ``env_file``."""
@@ -156,6 +158,18 @@ _ENCRYPTION = {
     "additionalProperties": False,
 }
 
+_DRILL = _object(
+    "The latest drill: a start of the copy in a throw-away container. Not there where none was made.",
+    {
+        "time": _text("When it ended, UTC.", pattern=_TIME, format="date-time"),
+        "seconds": _described("How long it took, from the first byte that was proven.", type="number", minimum=0),
+        "version": _text_or_null("The version of Opstage that was started; null where nothing said it."),
+        "outcome": _text("How it ended.", enum=list(DRILL_OUTCOMES)),
+        "error": _text("Why it failed."),
+    },
+    optional=("error",),
+)
+
 SCHEMA: Schema = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": "manifest.json of a recovery point of the Ansible collection capsule.opstage",
@@ -171,7 +185,7 @@ SCHEMA: Schema = {
             ),
             "created": _text(
                 "When it was begun, UTC.",
-                pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z$",
+                pattern=_TIME,
                 format="date-time",
             ),
             "reason": _text("Why it was made.", enum=list(REASONS)),
@@ -201,8 +215,9 @@ SCHEMA: Schema = {
             ),
             "collection_version": _text("Version of the collection that made it."),
             "duration_seconds": _described("How long it took.", type="number", minimum=0),
+            "drill": _DRILL,
         },
-        optional=("project_dir", "encryption"),
+        optional=("project_dir", "encryption", "drill"),
     ),
     "if": {"properties": {"manifest_version": {"minimum": 2}}},
     "then": {

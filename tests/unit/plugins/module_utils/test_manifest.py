@@ -80,6 +80,8 @@ MANIFEST: dict[str, Any] = {
     "duration_seconds": 0.125,
 }
 
+DRILL = {"time": "2026-11-23T02:15:00.000100Z", "seconds": 1.5, "version": "0.2.0", "outcome": "passed"}
+
 Place = tuple["str | int", ...]
 
 
@@ -187,6 +189,12 @@ class TestValid:
     def test_what_may_be_unknown(self, place: str) -> None:
         assert problems(changed(place, None)) == []
 
+    @pytest.mark.parametrize("manifest", [MANIFEST, first_version()])
+    @pytest.mark.parametrize("drill", [DRILL, {**DRILL, "version": None, "outcome": "failed", "error": "no room"}])
+    def test_a_drill_is_recorded_in_any(self, manifest: dict[str, Any], drill: dict[str, Any]) -> None:
+        drilled = {**manifest, "drill": drill}
+        assert parse_manifest(format_manifest(drilled)) == drilled
+
     def test_any_name_of_a_table(self) -> None:
         name = 'a.b " \n ä \\xff'
         manifest = changed("database.tables", {name: {"columns": ["ä", ""], "rows": 0}})
@@ -250,6 +258,11 @@ class TestRefused:
             ("database.tables.users.columns", [1], "database.tables.users.columns[0]: found 1, expected string"),
             ("project_files.0.name", "a/b", 'project_files[0].name: found "a/b", expected text of the form ^[^/]+$'),
             ("project_files.0", {}, "project_files[0].name: is missing"),
+            ("drill", None, "drill: found null, expected object"),
+            ("drill", {**DRILL, "outcome": "x"}, 'drill.outcome: found "x", expected "passed" or "failed"'),
+            ("drill", {**DRILL, "time": "now"}, 'drill.time: found "now", expected text of the form '),
+            ("drill", {**DRILL, "seconds": -1}, "drill.seconds: found -1, expected 0 or more"),
+            ("drill", {**DRILL, "logs": []}, "drill.logs: is unknown, expected are time, seconds, "),
             ("duration_seconds", -0.5, "duration_seconds: found -0.5, expected 0 or more"),
             ("a key \n", 1, '"a key \\n": is unknown, expected are manifest_version, id'),
         ],
@@ -364,7 +377,7 @@ class TestAsAnotherValidator:
         choices = random.Random(20261122)
         verdicts = []
         for _number in range(1500):
-            manifest = copy.deepcopy(choices.choice((MANIFEST, first_version())))
+            manifest = copy.deepcopy(choices.choice((MANIFEST, {**MANIFEST, "drill": DRILL}, first_version())))
             for _change in range(choices.choice((1, 1, 1, 2, 3))):
                 self.mutate(manifest, choices)
             verdicts.append(validator.is_valid(manifest))
