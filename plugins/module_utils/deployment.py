@@ -36,16 +36,20 @@ class NoDeploymentError(DiscoveryError):
     """The host has no Opstage at all."""
 
 
+class UnseenDataError(DiscoveryError):
+    """A file or folder of the container is none on its host."""
+
+
 @dataclass(frozen=True)
 class Deployment:
     """One Opstage CE: a service of a Compose project on this host.
 
-    project_dir, config_files, environment_files, data_dir and database are absolute paths on the host; sizes are
-    bytes. digest: `sha256:…` of the image in its repository, None for an image that no registry knows.
-    container_started: when it was last, RFC 3339, year 1 where it never was. isolated: it has no network, so no client
-    reaches it. container_health is Docker's word and a hint only: the published sample's health check is wrong.
-    status: `UP`, `DEGRADED` or `DOWN` as the API says, None when it does not answer. version: as the API says, else the
-    image's label, else the tag; version_source says which (`api`, `label`, `tag`).
+    project_dir, config_files, environment_files, data_dir and database are absolute paths on the host, the last two
+    empty where it cannot see them; sizes are bytes. digest: `sha256:…` of the image in its repository, None for an
+    image that no registry knows. container_started: when it was last, RFC 3339, year 1 where it never was. isolated: it
+    has no network, so no client reaches it. container_health is Docker's word and a hint only: the published sample's
+    health check is wrong. status: `UP`, `DEGRADED` or `DOWN` as the API says, None when it does not answer. version: as
+    the API says, else the image's label, else the tag; version_source says which (`api`, `label`, `tag`).
     """
 
     project: str
@@ -78,18 +82,32 @@ class Deployment:
 
 
 def discover_deployment(
-    project_dir: str | None = None, service: str | None = None, url: str | None = None
+    project_dir: str | None = None, service: str | None = None, url: str | None = None, require_data: bool = True
 ) -> Deployment:
     """Find the one deployment on this host, running or stopped, and describe it.
 
-    `project_dir`, `service` and `url` narrow the search or override what is found.
-    Raises DiscoveryError, NoDeploymentError among them, DockerError, JournalError.
+    `project_dir`, `service` and `url` narrow the search or override what is found. Without `require_data`, one whose
+    database the host cannot see is described without it.
+    Raises DiscoveryError, NoDeploymentError and UnseenDataError among them, DockerError, JournalError.
     """
     container = choose_container(list_containers(), project_dir, service)
     images = inspect("image", [container["Image"]])
-    mount, database = locate_database(container)
+    data_dir, database = _data_on_host(container, require_data)
     address = url or recorded_url(container) or service_url(container)
-    return describe_deployment(container, images[0], mount, database, address, ask(address))
+    return describe_deployment(container, images[0], data_dir, database, address, ask(address))
+
+
+def _data_on_host(container: Mapping[str, Any], required: bool) -> tuple[str, str]:
+    """What locate_database returns; empty where the host cannot see it, and need not."""
+    try:
+        return locate_database(container)
+    except UnseenDataError as error:
+        if required:
+            raise UnseenDataError(
+                f"{error} Only a backup is possible as it is: the service makes the copy itself where "
+                "opstage_backup_method is api."
+            ) from error
+        return "", ""
 
 
 def ask(url: str) -> ServiceStatus | None:
@@ -169,34 +187,59 @@ def container_environment(container: Mapping[str, Any], name: str) -> str | None
 def locate_database(container: Mapping[str, Any]) -> tuple[str, str]:
     """Return where the data directory and the database lie on the host.
 
-    Follows DATABASE_URL, which is what Opstage reads, through the container's mounts. Raises DiscoveryError when
-    the database is not in a mounted directory that the host can see.
+    Follows DATABASE_URL, which is what Opstage reads, through the container's mounts. Raises DiscoveryError, as
+    UnseenDataError when the database is not in a mounted directory that the host can see.
     """
     address = container_environment(container, "DATABASE_URL") or DEFAULT_DATABASE_URL
     if not address.startswith("file:"):
         raise DiscoveryError(f"DATABASE_URL of {name_of(container)} does not begin with file: as SQLite's does.")
-    folder = container["Config"].get("WorkingDir") or "/"
-    inside = posixpath.normpath(posixpath.join(folder, address[len("file:") :].split("?", 1)[0]))
-    mounts = [item for item in container.get("Mounts") or [] if _lies_in(inside, item["Destination"])]
-    if not mounts:
-        raise DiscoveryError(
+    inside = _path_inside(container, address[len("file:") :].split("?", 1)[0])
+    mount = _mount_of(container, inside)
+    if mount is None:
+        raise UnseenDataError(
             f"The database {inside} of {name_of(container)} lies in no mount, so it goes with the container and the "
             "host cannot see it. Mount a volume or a host directory at its folder."
         )
-    mount = max(mounts, key=lambda item: len(item["Destination"]))
     if mount["Destination"] == inside:
-        raise DiscoveryError(
+        raise UnseenDataError(
             f"The mount of {name_of(container)} is the single file {inside}: its log (-wal) stays inside the "
             "container, where the host cannot see it. Mount the whole folder instead."
         )
+    return _on_host(container, mount, inside)
+
+
+def locate_folder(container: Mapping[str, Any], folder: str) -> str:
+    """Return where a folder of the container lies on the host.
+
+    `folder` is as a process of the container names it, perhaps from its working directory on. Below what is mounted,
+    links are not followed: those are the container's. Raises UnseenDataError.
+    """
+    inside = _path_inside(container, folder)
+    mount = _mount_of(container, inside)
+    if mount is None:
+        raise UnseenDataError(f"The folder {inside} of {name_of(container)} lies in no mount: the host cannot see it.")
+    return _on_host(container, mount, inside)[1]
+
+
+def _path_inside(container: Mapping[str, Any], path: str) -> str:
+    return posixpath.normpath(posixpath.join(container["Config"].get("WorkingDir") or "/", path))
+
+
+def _mount_of(container: Mapping[str, Any], inside: str) -> Mapping[str, Any] | None:
+    """The mount that a path of the container lies in, or is."""
+    mounts = [item for item in container.get("Mounts") or [] if _lies_in(inside, item["Destination"])]
+    return max(mounts, key=lambda item: len(item["Destination"])) if mounts else None
+
+
+def _on_host(container: Mapping[str, Any], mount: Mapping[str, Any], inside: str) -> tuple[str, str]:
+    """Where a mount lies on the host, and a path of the container in it; raises UnseenDataError."""
     if mount["Type"] not in ("volume", "bind") or not os.path.isdir(mount["Source"]):
-        raise DiscoveryError(
+        raise UnseenDataError(
             f"The data of {name_of(container)} is a mount of type {mount['Type']} at {mount.get('Source')!r}, "
             "which is no folder on this host. Expected a named volume of the local driver or a host directory."
         )
-    relative = posixpath.relpath(inside, mount["Destination"])
     folder = os.path.realpath(mount["Source"])
-    return folder, os.path.join(folder, relative)
+    return folder, os.path.normpath(os.path.join(folder, posixpath.relpath(inside, mount["Destination"])))
 
 
 def _lies_in(path: str, folder: str) -> bool:

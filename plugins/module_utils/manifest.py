@@ -120,7 +120,7 @@ _DATABASE = _object(
         "user_version": _described("PRAGMA user_version.", type="integer"),
         "application_id": _described("PRAGMA application_id.", type="integer"),
         "source_journal_mode": _text("Of the live database.", enum=["wal", "delete"]),
-        "copied_by": _text("How it was copied, as `method` of the module sqlite_backup."),
+        "copied_by": _text("How it was copied, as `method` of the module sqlite_backup; `received` from the service."),
         "integrity": _text("What the check found.", enum=["ok", PARTLY_CHECKED, NOT_CHECKED]),
         "verify": _text("How the copy was checked before it got its name.", enum=list(VERIFY_LEVELS)),
         "foreign_key_violations": _described(

@@ -53,6 +53,11 @@ def _get_data(url: str, timeout: float) -> dict[str, Any]:
         raise OpstageUnreachableError(f"{url} answered HTTP {error.code}, expected 200") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise OpstageUnreachableError(f"{url} did not answer: {error}") from error
+    return data_of(url, body)
+
+
+def data_of(url: str, body: bytes) -> dict[str, Any]:
+    """Return `data` of the successful JSON envelope that `url` answered; raises OpstageUnreachableError."""
     try:
         envelope = json.loads(body)
     except ValueError as error:

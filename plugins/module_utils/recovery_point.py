@@ -16,7 +16,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
 
 from .durable_files import make_private_folder, sync_folder, write_new_file
 from .encryption import (
@@ -71,6 +71,16 @@ IDENTIFIER = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-\d{6}Z-[a-z-]+", re.ASC
 _LARGEST_MANIFEST = 16 << 20
 _FREE_SPACE_RESERVE = 64 << 20
 """Bytes left free on the disk beside a new recovery point: the project's files, the manifest, and room to act."""
+
+USERS_IN_IMAGE = {
+    "access": {"uid": 100, "gid": 101, "mode": "0644"},
+    "folder_access": {"uid": 100, "gid": 101, "mode": "0755"},
+}
+"""Who may use a database and its folder, where the host cannot see them: as Opstage itself makes them."""
+
+Obtain = Callable[[str, Callable[[int], None], Optional[ProgressReport]], Snapshot]
+"""How a copy of the database is obtained: put to a path, verified and self-contained. It calls what raises
+RecoveryPointError unless so many bytes fit there, before it writes them, and now and then the report on progress."""
 
 
 class RecoveryPointError(Exception):
@@ -157,60 +167,77 @@ def create_recovery_point(
     collection_version: str,
     progress: ProgressReport | None = None,
     recipients: Sequence[str] = (),
+    obtain: Obtain | None = None,
 ) -> RecoveryPoint:
     """Copy the database and the project's files of `deployment` into a new folder below `root`.
 
-    deployment: the fields of deployment.Deployment. method: `online` or `offline`, as it is recorded. The folder gets
-    its name last, after everything in it is verified and on disk; on any failure nothing is left of it. `progress` is
-    called now and then. `recipients` are public keys: once verified, the files are encrypted for them.
-    Raises RecoveryPointError, SnapshotError, PrivateFolderError, OSError.
+    deployment: the fields of deployment.Deployment. method: one of manifest.METHODS, as it is recorded; for `api`,
+    `obtain` is to be given, otherwise the database is read on this host. The folder gets its name last, after
+    everything in it is verified and on disk; on any failure nothing is left of it. `progress` is called now and then.
+    `recipients` are public keys: once verified, the files are encrypted for them.
+    Raises RecoveryPointError, SnapshotError, PrivateFolderError, OSError, and what `obtain` raises.
     """
     if recipients:
         _require_encryption(recipients)
     began = time.monotonic()
-    created = datetime.now(timezone.utc)
+    created = datetime.now(timezone.utc).strftime(TIME_FORMAT)
     parent = project_root(root, deployment["project"])
     make_private_folder(parent)
     with held_for_writing(parent):
         _remove_partial_folders(parent)
-        require_room(parent, deployment["database"], 2 if recipients else 1)
         identifier = f"{utc_stamp()}-{reason}"
-        partial = present = os.path.join(parent, _PARTIAL_PREFIX + identifier)
-        os.mkdir(partial, 0o700)
-        try:
-            copy = os.path.join(partial, DATABASE_NAME)
-            snapshot = create_snapshot(deployment["database"], copy, verify=_VERIFY_LEVEL, progress=progress)
+        with _named_last(parent, identifier) as folder:
+            copy = os.path.join(folder, DATABASE_NAME)
+            copies = 2 if recipients else 1
+            snapshot = (obtain or _reader(deployment["database"]))(
+                copy, lambda size: _require_free(parent, size * copies), progress
+            )
             contents = read_contents(copy)
-            files = copy_project_files(deployment, os.path.join(partial, PROJECT_FOLDER))
+            files = copy_project_files(deployment, os.path.join(folder, PROJECT_FOLDER))
+            users = users_of_database(deployment["database"])
             manifest = describe_recovery_point(
-                deployment,
-                identifier,
-                created.strftime(TIME_FORMAT),
-                reason,
-                method,
-                snapshot,
-                contents,
-                files,
-                users_of_database(deployment["database"]),
-                collection_version,
+                deployment, identifier, created, reason, method, snapshot, contents, files, users, collection_version
             )
             if recipients:
-                manifest["encryption"] = _encrypt(partial, files, recipients)
+                manifest["encryption"] = _encrypt(folder, files, recipients)
             manifest["duration_seconds"] = round(time.monotonic() - began, 3)
-            write_new_file(os.path.join(partial, MANIFEST_NAME), format_manifest(manifest))
-            sync_folder(partial)
-            final = os.path.join(parent, identifier)
-            os.rename(partial, final)
-            present = final
-            sync_folder(parent)
-        except BaseException as error:
-            shutil.rmtree(present, ignore_errors=True)
-            if isinstance(error, (ContentsError, EncryptionError)):
-                raise RecoveryPointError(str(error)) from error
-            if isinstance(error, ManifestError):
-                raise RecoveryPointError(f"{MANIFEST_NAME} {error}, from the deployment that was given.") from error
-            raise
-    return RecoveryPoint(final, manifest)
+            write_new_file(os.path.join(folder, MANIFEST_NAME), format_manifest(manifest))
+    return RecoveryPoint(os.path.join(parent, identifier), manifest)
+
+
+def _reader(database: str) -> Obtain:
+    """What reads the database on this host. Raises RecoveryPointError where that cannot be seen."""
+    if not database:
+        raise RecoveryPointError(
+            "This host cannot see the database. Have the service make the copy itself: opstage_backup_method: api."
+        )
+
+    def read(path: str, require_free: Callable[[int], None], progress: ProgressReport | None) -> Snapshot:
+        require_free(_largest_copy(database))
+        return create_snapshot(database, path, verify=_VERIFY_LEVEL, progress=progress)
+
+    return read
+
+
+@contextmanager
+def _named_last(parent: str, identifier: str) -> Iterator[str]:
+    """Give a new folder, which gets its name at the end of the context, or is gone where that comes by an error."""
+    partial = present = os.path.join(parent, _PARTIAL_PREFIX + identifier)
+    os.mkdir(partial, 0o700)
+    try:
+        yield partial
+        sync_folder(partial)
+        final = os.path.join(parent, identifier)
+        os.rename(partial, final)
+        present = final
+        sync_folder(parent)
+    except BaseException as error:
+        shutil.rmtree(present, ignore_errors=True)
+        if isinstance(error, (ContentsError, EncryptionError)):
+            raise RecoveryPointError(str(error)) from error
+        if isinstance(error, ManifestError):
+            raise RecoveryPointError(f"{MANIFEST_NAME} {error}, from the deployment that was given.") from error
+        raise
 
 
 @contextmanager
@@ -238,11 +265,18 @@ def _remove_partial_folders(parent: str) -> None:
 
 
 def require_room(parent: str, database: str, copies: int) -> None:
-    """Raise RecoveryPointError unless the copies fit; one is at most as large as the database and its log together."""
-    needed = _FREE_SPACE_RESERVE
-    for path in (database, database + "-wal"):
-        if os.path.lexists(path):
-            needed += os.lstat(path).st_size * copies
+    """Raise RecoveryPointError unless so many copies of a database on this host fit."""
+    _require_free(parent, _largest_copy(database) * copies)
+
+
+def _largest_copy(database: str) -> int:
+    """Bytes that a copy has at most: those of the database and its log together."""
+    paths = (database, database + "-wal")
+    return sum(os.lstat(path).st_size for path in paths if os.path.lexists(path))
+
+
+def _require_free(parent: str, size: int) -> None:
+    needed = size + _FREE_SPACE_RESERVE
     state = os.statvfs(parent)
     free = state.f_bavail * state.f_frsize
     if free < needed:
@@ -364,7 +398,9 @@ def describe_recovery_point(
 
 
 def users_of_database(database: str) -> dict[str, Any]:
-    """Return who may use a database and its folder, as the manifest has it."""
+    """Return who may use a database and its folder, as the manifest has it; USERS_IN_IMAGE where there is no path."""
+    if not database:
+        return USERS_IN_IMAGE
     return {"access": _access(database), "folder_access": _access(os.path.dirname(database))}
 
 

@@ -27,7 +27,7 @@ from .recovery_point import (
     held_for_writing,
     project_root,
 )
-from .sqlite_files import DatabaseFileError, Deadline, opened_plain_file, sha256_of
+from .sqlite_files import DatabaseFileError, Deadline, file_type, opened_plain_file, sha256_of
 from .sqlite_verify import NOT_CHECKED, read_header, require_whole
 
 _PERIODS = {"hourly": "%Y-%m-%dT%H", "daily": "%Y-%m-%d", "weekly": "%G-W%V", "monthly": "%Y-%m", "yearly": "%Y"}
@@ -307,6 +307,27 @@ def apply_retention(
         if not check_mode:
             _remove(parent, whole, half, folder, names)
     return Retention(points + leftovers + copies, freed)
+
+
+def remove_console_copy(path: str, name: str) -> None:
+    """Remove the one copy of that name which Opstage's own backup endpoint left in the folder at `path`.
+
+    The rules are those of apply_retention: no link is followed, and only a plain file with such a name is removed.
+    Raises RetentionError, also where there is none.
+    """
+    if _CONSOLE_COPY.fullmatch(name) is None:
+        raise RetentionError(f"{name!r} is no name that Opstage gives its copies, so it is left alone.")
+    try:
+        with _opened_without_links(path) as folder:
+            if folder is None:
+                raise RetentionError(f"There is no folder {path}.")
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode):
+                raise RetentionError(f"{name} in {path} is {file_type(status)}, expected a file, so it is left alone.")
+            os.unlink(name, dir_fd=folder)
+            os.fsync(folder)
+    except OSError as error:
+        raise RetentionError(f"{name} in {path} cannot be removed: {error.strerror}.") from error
 
 
 def _is_own_folder(path: str) -> bool:

@@ -137,7 +137,7 @@ def copy_under(
 ) -> Copied:
     """Do what copy_database does, under a transaction of ``hold`` that is still held afterwards."""
     copied = _Copy(source, staged, hold, deadline, report, write_back).copy()
-    _normalize(staged)
+    normalize(staged)
     return copied
 
 
@@ -394,7 +394,7 @@ def _replay_log(staged: StagedFile, deadline: Deadline) -> int:
     return frames
 
 
-def _normalize(staged: StagedFile) -> None:
+def normalize(staged: StagedFile) -> None:
     """Make it open without sidecars, on read-only media, and not longer than its header says.
 
     Bytes 18 and 19 of 1 mean no log (https://sqlite.org/fileformat2.html#file_format_version_numbers).

@@ -13,8 +13,9 @@ import os
 import stat
 import time
 from dataclasses import dataclass
+from typing import Iterable
 
-from .sqlite_copy import Copied, copy_database, opened_source
+from .sqlite_copy import Copied, copy_database, normalize, opened_source
 from .sqlite_files import (
     DatabaseFileError,
     Deadline,
@@ -59,6 +60,7 @@ class Snapshot:
     - ``api``: by SQLite's online backup interface, under one read transaction
     - ``api-stepped``: rollback journal, by that interface in steps
     - ``at-rest``: from a read-only file system on which SQLite cannot open it
+    - ``received``: somebody else made it; then ``source_journal_mode`` is what its header said
     """
 
     dest: str
@@ -102,17 +104,67 @@ def create_snapshot(
             facts = prove_copy(copied, staged, source, verify, deadline, progress, write_back)
             deadline.check()
             final = _publish(staged, source, dest, final, overwrite)
+    return _described(final, facts, copied.journal_mode, copied.method, started)
+
+
+def receive_snapshot(blocks: Iterable[bytes], dest: str, progress: ProgressReport | None = None) -> Snapshot:
+    """Write the bytes of a whole database, which somebody else has copied, to the new file ``dest``, and verify it.
+
+    ``blocks`` are asked for one by one; ``progress`` is called now and then, once they have come. Raises SnapshotError,
+    then there is no ``dest``, and what ``blocks`` raises.
+    """
+    started = time.monotonic()
+    deadline = Deadline(None)
+    final = os.path.abspath(dest)
+    doing = errors_raised_as(SnapshotError, f"writing what was received to {dest}")
+    with doing, StagedFile(os.path.dirname(final)) as staged, WriteBack(staged.descriptor) as write_back:
+        _write(blocks, staged.descriptor, write_back)
+        journal_mode = "wal" if read_header(staged.descriptor, "what was received").write_ahead_log else "delete"
+        normalize(staged)
+        facts = _proven(staged, deadline, progress, write_back)
+        staged.publish(os.path.basename(final), False)
+    return _described(final, facts, journal_mode, "received", started)
+
+
+def _write(blocks: Iterable[bytes], descriptor: int, write_back: WriteBack) -> None:
+    """Write the blocks to the open file, one behind the other."""
+    written = 0
+    for block in blocks:
+        left = memoryview(block)
+        while left:
+            count = os.pwrite(descriptor, left, written)
+            left, written = left[count:], written + count
+        write_back.advance(written)
+
+
+def _proven(
+    staged: StagedFile, deadline: Deadline, progress: ProgressReport | None, write_back: WriteBack
+) -> DatabaseFacts:
+    """Verify the staged file by itself, and bring it to the disk."""
+    try:
+        facts = verify_database(staged.path, "full", deadline, progress, write_back)
+    except VerificationError as error:
+        if error.reason is not Reason.DAMAGED_SOURCE:
+            raise
+        raise DatabaseFileError(Reason.DAMAGED_COPY, f"it is damaged, try again: {error}") from error
+    if not facts.tables:
+        raise DatabaseFileError(Reason.DAMAGED_COPY, "it has no table; look at the database that it was copied from")
+    return facts
+
+
+def _described(final: str, facts: DatabaseFacts, journal_mode: str, method: str, started: float) -> Snapshot:
+    """What is known of a published copy; ``started`` is a time of the monotonic clock."""
     return Snapshot(
         dest=final,
         size=facts.size,
         sha256=facts.sha256,
         page_size=facts.page_size,
         page_count=facts.page_count,
-        source_journal_mode=copied.journal_mode,
+        source_journal_mode=journal_mode,
         user_version=facts.user_version,
         application_id=facts.application_id,
         integrity=facts.integrity,
-        method=copied.method,
+        method=method,
         elapsed=round(time.monotonic() - started, 3),
         foreign_key_violations=facts.foreign_key_violations,
     )

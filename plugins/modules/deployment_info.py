@@ -55,6 +55,13 @@ options:
     description: Whether a host without any Opstage is an error.
     type: bool
     default: true
+  require_data:
+    description:
+      - Whether it is an error that the host cannot see the database, since it lies on a volume of a remote driver or in
+        the container.
+      - Only a backup that the service makes itself can do without.
+    type: bool
+    default: true
 seealso:
   - module: capsule.opstage.deployment_health
 """
@@ -137,15 +144,15 @@ deployment:
       type: str
       sample: sha256:05455a08881ea9cf0e752bc48e61bbd71a34c029bb13df01e40e3e70e0d007bd
     data_dir:
-      description: Folder on the host that holds the data.
+      description: Folder on the host that holds the data; empty where O(require_data=false) and it cannot be seen.
       type: str
       sample: /var/lib/docker/volumes/opstage_opstage-data/_data
     database:
-      description: The database on the host.
+      description: The database on the host; empty where O(require_data=false) and it cannot be seen.
       type: str
       sample: /var/lib/docker/volumes/opstage_opstage-data/_data/opstage.db
     database_size:
-      description: Size of the database file in bytes, without its log; null when it does not exist.
+      description: Size of the database file in bytes, without its log; null when it does not exist or cannot be seen.
       type: int
       sample: 4096
     url:
@@ -292,7 +299,9 @@ def find_point(module: AnsibleModule, project: str) -> RecoveryPoint | None:
 def describe(module: AnsibleModule) -> dict[str, object]:
     """Return what the module returns. Raises the errors that main names."""
     options = module.params
-    deployment = discover_deployment(options["project_dir"], options["service"], options["url"])
+    deployment = discover_deployment(
+        options["project_dir"], options["service"], options["url"], require_data=options["require_data"]
+    )
     size = journal_size(journal_path(deployment.project))
     entries = read_entries(journal_path(deployment.project))
     fields = deployment.as_dict()
@@ -321,6 +330,7 @@ def main() -> None:
             "url": {"type": "str"},
             "root": {"type": "path", "default": "/var/backups/opstage"},
             "required": {"type": "bool", "default": True},
+            "require_data": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )

@@ -44,10 +44,29 @@ options:
     default: manual
     choices: [manual, scheduled, pre-upgrade, pre-restore, pre-rollback]
   method:
-    description: Whether the service is running or has been stopped for it. Recorded in the manifest.
+    description:
+      - How the database is copied. Recorded in the manifest.
+      - With V(online) and V(offline) it is read on the host, where the service is running or has been stopped for it.
+      - With V(api) the service makes the copy, as its console's download does, and audits that. The service must be
+        running, and the host need not see its data.
+      - The copy that the service keeps of that for itself is removed, if the host sees its folder.
     type: str
     default: online
-    choices: [online, offline]
+    choices: [online, offline, api]
+  username:
+    description: Name of an owner's account, for O(method=api).
+    type: str
+  password:
+    description:
+      - Its password.
+      - Sent as it is where the address of the service begins with V(http://).
+    type: str
+  ca_file:
+    description:
+      - PEM file on the host with the certificates of the CAs that alone are trusted, where the address of the service
+        begins with V(https://).
+      - Those that the host trusts when not given. There is no way to do without a check.
+    type: path
   recipients:
     description:
       - Public keys of age (C(age1…)) or OpenSSH (C(ssh-ed25519 …), C(ssh-rsa …)). Once it is verified, the copy and the
@@ -77,6 +96,13 @@ EXAMPLES = r"""
 - name: Make a recovery point
   capsule.opstage.recovery_point:
     deployment: "{{ found.deployment }}"
+
+- name: Have the service make the copy
+  capsule.opstage.recovery_point:
+    deployment: "{{ found.deployment }}"
+    method: api
+    username: admin
+    password: "{{ vault_opstage_password }}"
 """
 
 RETURN = r"""
@@ -106,8 +132,10 @@ damage:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.collection import VERSION
+from ansible_collections.capsule.opstage.plugins.module_utils.console_backup import ConsoleBackup
 from ansible_collections.capsule.opstage.plugins.module_utils.durable_files import PrivateFolderError
-from ansible_collections.capsule.opstage.plugins.module_utils.manifest import REASONS
+from ansible_collections.capsule.opstage.plugins.module_utils.manifest import METHODS, REASONS
+from ansible_collections.capsule.opstage.plugins.module_utils.opstage_session import Account, OpstageSessionError
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPointError,
@@ -120,6 +148,20 @@ DAMAGE = (Reason.MISSING, Reason.NOT_A_DATABASE, Reason.DAMAGED_SOURCE)
 NOTHING_LEFT = "No recovery point was made, and nothing is left of it: {}"
 
 
+def find_way(module: AnsibleModule) -> ConsoleBackup | None:
+    """How the copy is obtained, None for the usual way; ends the module where it cannot be."""
+    options = module.params
+    if options["method"] != "api":
+        return None
+    if not (options["username"] and options["password"]):
+        module.fail_json(
+            msg="The method api needs the username and the password of an owner: set opstage_admin_username and "
+            "opstage_admin_password."
+        )
+    account = Account(options["username"], options["password"])
+    return ConsoleBackup(options["deployment"], account, options["ca_file"], module.warn)
+
+
 def main() -> None:
     """Make one recovery point."""
     module = AnsibleModule(
@@ -127,13 +169,17 @@ def main() -> None:
             "deployment": {"type": "dict", "required": True},
             "root": {"type": "path", "default": "/var/backups/opstage"},
             "reason": {"type": "str", "default": "manual", "choices": list(REASONS)},
-            "method": {"type": "str", "default": "online", "choices": ["online", "offline"]},
+            "method": {"type": "str", "default": "online", "choices": list(METHODS)},
+            "username": {"type": "str"},
+            "password": {"type": "str", "no_log": True},
+            "ca_file": {"type": "path"},
             "recipients": {"type": "list", "elements": "str", "default": []},
             "allow_damaged": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
         },
         supports_check_mode=True,
     )
+    obtain = find_way(module)
     if module.check_mode:
         module.exit_json(changed=True)
     parameters = module.params
@@ -147,12 +193,13 @@ def main() -> None:
                 VERSION,
                 progress=progress,
                 recipients=parameters["recipients"],
+                obtain=obtain,
             )
     except SnapshotError as error:
         if not (parameters["allow_damaged"] and error.reason in DAMAGE):
             module.fail_json(msg=NOTHING_LEFT.format(error))
         module.exit_json(changed=False, damage=str(error))
-    except (RecoveryPointError, PrivateFolderError, OSError) as error:
+    except (OpstageSessionError, RecoveryPointError, PrivateFolderError, OSError) as error:
         module.fail_json(msg=NOTHING_LEFT.format(error))
     module.exit_json(
         changed=True,

@@ -14,6 +14,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils import deployment,
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment import (
     DiscoveryError,
     NoDeploymentError,
+    UnseenDataError,
     choose_container,
     describe_deployment,
     discover_deployment,
@@ -21,6 +22,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.deployment import 
     label,
     list_containers,
     locate_database,
+    locate_folder,
     service_url,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.opstage_api import ServiceStatus
@@ -215,6 +217,39 @@ class TestDatabase:
             locate_database(recorded_container("killed"))
 
 
+class TestFolder:
+    @pytest.mark.parametrize(
+        ("service", "inside", "folder"),
+        [
+            ("unpublished", "/app/data/backups", "/srv/opstage/data/backups"),
+            ("unpublished", "./data/backups", "/srv/opstage/data/backups"),
+            ("unpublished", "/app/data/", "/srv/opstage/data"),
+            ("nested-mounts", "data/backups", "/srv/opstage/data/backups"),
+            ("nested-mounts", "data/../backups", "/srv/opstage/app/backups"),
+            ("published", "data/backups", "/var/lib/docker/volumes/opstage_opstage-data/_data/backups"),
+        ],
+    )
+    def test_lies_in_the_mount(self, service: str, inside: str, folder: str, tmp_path: Path) -> None:
+        assert locate_folder(placed(recorded_container(service), tmp_path), inside) == f"{tmp_path}{folder}"
+
+    def test_a_link_in_the_mount_is_not_followed(self, tmp_path: Path) -> None:
+        container = placed(recorded_container("unpublished"), tmp_path)
+        (tmp_path / "srv/opstage/data/backups").symlink_to("/etc")
+        assert locate_folder(container, "data/backups") == f"{tmp_path}/srv/opstage/data/backups"
+
+    @pytest.mark.parametrize(
+        ("service", "inside", "words"),
+        [
+            ("unpublished", "/var/backups", "folder /var/backups of opstage-unpublished-1 lies in no mount"),
+            ("unpublished", "data/../..", "folder / of"),
+            ("mounted-memory", "data/backups", "a mount of type tmpfs"),
+        ],
+    )
+    def test_cannot_be_seen(self, service: str, inside: str, words: str, tmp_path: Path) -> None:
+        with pytest.raises(UnseenDataError, match=words):
+            locate_folder(placed(recorded_container(service), tmp_path), inside)
+
+
 class TestUrl:
     @pytest.mark.parametrize(
         ("service", "url"),
@@ -365,6 +400,25 @@ class TestDiscover:
         with serving(answers("0.2.1")) as service:
             found = discover_deployment(url=service.url)
         assert (found.url, found.version) == (service.url, "0.2.1")
+
+    @pytest.mark.parametrize("service", ["in-memory", "mounted-memory", "single-file", "killed"])
+    def test_data_that_the_host_cannot_see(self, docker: RecordedDocker, tmp_path: Path, service: str) -> None:
+        container = recorded_container(service)
+        container = container if service == "killed" else placed(container, tmp_path)
+        docker.has_containers([container])
+        docker.says("image-inspect", json.dumps([recorded_image(container["Image"])]))
+        with pytest.raises(UnseenDataError, match="where opstage_backup_method is api"):
+            discover_deployment(url=unused_url())
+        found = discover_deployment(url=unused_url(), require_data=False)
+        assert (found.data_dir, found.database, found.database_size) == ("", "", None)
+        assert found.container == f"opstage-{service}-1"
+
+    def test_another_database_is_an_error_in_any_case(self, docker: RecordedDocker, tmp_path: Path) -> None:
+        container = placed(recorded_container("other-database"), tmp_path)
+        docker.has_containers([container])
+        docker.says("image-inspect", json.dumps([recorded_image(container["Image"])]))
+        with pytest.raises(DiscoveryError, match="does not begin with file:"):
+            discover_deployment(url=unused_url(), require_data=False)
 
     def test_nothing_secret_is_returned(self, docker: RecordedDocker, tmp_path: Path) -> None:
         self.placed(docker, tmp_path, unused_url())

@@ -32,6 +32,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.retention import (
     parse_duration,
     parse_policy,
     plan_retention,
+    remove_console_copy,
 )
 from sqlite_testing import make_database, names_in
 
@@ -739,6 +740,37 @@ class TestConsoleCopies:
         with pytest.raises(RetentionError, match="expected is an absolute path"):
             retain(root, console_copies=path)
         assert len(list_recovery_points(str(root), "opstage")) == 5
+
+    def test_one_by_its_name(self, folder: Path) -> None:
+        remove_console_copy(str(folder), copy_name(19))
+        assert names_in(folder) == [copy_name(18), copy_name(20), copy_name(21)]
+
+    def test_one_that_is_not_there_or_no_file(self, folder: Path, tmp_path: Path) -> None:
+        secret = make_database(tmp_path / "secret.db", 1)
+        (folder / copy_name(1)).symlink_to(secret)
+        (folder / copy_name(2)).mkdir()
+        for name, words in (
+            (copy_name(1), "a symbolic link, expected a file"),
+            (copy_name(2), "a folder, expected a file"),
+            (copy_name(3), f"{copy_name(3)} in {folder} cannot be removed: No such file or directory"),
+            (f"../{copy_name(18)}", "no name that Opstage gives its copies"),
+            ("opstage.db", "no name that Opstage gives its copies"),
+            (copy_name(18) + "\n", "no name that Opstage gives its copies"),
+        ):
+            with pytest.raises(RetentionError, match=words):
+                remove_console_copy(str(folder), name)
+        assert len(names_in(folder)) == 6
+        assert secret.exists()
+
+    def test_one_in_a_folder_that_is_a_link_or_missing(self, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "way").symlink_to(tmp_path / "volume")
+        for path, words in (
+            (tmp_path / "way" / "backups", "cannot be entered at 'way'"),
+            (tmp_path / "x", "no folder"),
+        ):
+            with pytest.raises(RetentionError, match=words):
+                remove_console_copy(str(path), copy_name(18))
+        assert len(names_in(folder)) == 4
 
     def test_a_file_in_its_place_is_refused(self, root: Path, folder: Path) -> None:
         with pytest.raises(RetentionError, match="cannot be entered"):
