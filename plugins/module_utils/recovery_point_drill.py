@@ -16,6 +16,7 @@ from typing import Any, Callable, ContextManager, Iterator, Mapping
 from .deployment import DEFAULT_DATABASE_URL
 from .docker_command import PULL_TIMEOUT, DockerError, container_logs, inspect, run_docker
 from .durable_files import PrivateFolderError, make_private_folder, replace_file, write_new_file
+from .host_resources import available_memory, used_memory
 from .image_reference import parse_image_reference
 from .manifest import FAILED, PASSED, TIME_FORMAT, format_manifest
 from .readiness import LOG_LINES, NotReadyError, Readiness, wait_until_ready
@@ -242,11 +243,25 @@ def _running(deployment: Mapping[str, Any], image: str, folder: str) -> ContextM
     """A container of the image on the copy in `folder`; gives its name."""
     present = inspect("container", [deployment["container"]])[0]
     default = inspect("image", [present["Image"]])[0]
+    _require_memory(present["State"]["Pid"])
     variables = os.path.join(folder, "environment")
     secret = secrets.token_hex(32)
     write_new_file(variables, f"DATABASE_URL={DEFAULT_DATABASE_URL}\nOPSTAGE_SESSION_SECRET={secret}\n".encode())
     options = [*limits_of(present, default), *mount_of(os.path.join(folder, "data"), _DATA_FOLDER)]
     return isolated_container(deployment["project"], _PURPOSE, [*options, "--env-file", variables], image)
+
+
+def _require_memory(pid: int) -> None:
+    """Raise DrillError where there is too little memory for a second Opstage like that of the process `pid`.
+
+    Nothing where it is not known what that uses, or what is available; 0 stands for a container that does not run.
+    """
+    used, available = used_memory(pid), available_memory()
+    if used is not None and available is not None and used > available:
+        raise DrillError(
+            f"There is too little memory for it beside the service: {available} bytes are available on this host, the "
+            f"service uses {used}. {used - available} bytes are missing."
+        )
 
 
 def _changes(point: RecoveryPoint, served: str, copy: str, progress: ProgressReport | None) -> dict[str, Change | None]:

@@ -35,12 +35,13 @@ def isolated_container(
 ) -> Iterator[str]:
     """Start a container without any network, and remove it at the end; gives its name, of `project` and `purpose`.
 
+    Where the host runs out of memory, the kernel ends it before the service.
     options: of `docker run`. image: one that is on the host. command: in the place of the image's own. environment: for
     `docker run` itself. Raises DockerError, also where the container cannot be removed.
     """
     name = f"{project}-{purpose}-{secrets.token_hex(4)}"
     start = ["run", "--detach", "--pull", "never", "--restart", "no", "--network", "none", "--name", name]
-    start += ["--label", rehearsal_label(project)]
+    start += ["--label", rehearsal_label(project), "--oom-score-adj", "1000"]
     try:
         run_docker([*start, *options, image, *command], environment=environment)
         yield name

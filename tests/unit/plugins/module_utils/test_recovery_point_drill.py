@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.capsule.opstage.plugins.module_utils import durable_files
+from ansible_collections.capsule.opstage.plugins.module_utils import recovery_point_drill as core
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPoint,
     RecoveryPointError,
@@ -155,6 +156,7 @@ class Host:
 
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
+    monkeypatch.setattr(core, "used_memory", lambda _pid: None)
     with ExitStack() as stack:
         (tmp_path / "served").mkdir()
         yield Host(tmp_path, Docker(tmp_path / "docker", monkeypatch), stack)
@@ -184,7 +186,7 @@ class TestPassed:
         host.drill()
         (run,) = host.docker.called("run")
         assert run.startswith("run --detach --pull never --restart no --network none --name opstage-drill-")
-        assert "--label capsule.opstage.rehearsal=opstage --memory 268435456b --user 7:8 " in run
+        assert "--label capsule.opstage.rehearsal=opstage --oom-score-adj 1000 --memory 268435456b --user 7:8 " in run
         mounted = f"--mount type=bind,source={host.scratch}/data,destination=/app/data"
         assert run.endswith(f"{mounted} --env-file {host.scratch}/environment {IMAGE_ID}")
         assert re.fullmatch(
@@ -319,6 +321,13 @@ class TestFailed:
         assert "no space in " in str(host.failure())
         assert host.docker.called("run") == []
         assert (host.leftovers(), host.recorded()["outcome"]) == ([], "failed")
+
+    def test_too_little_memory(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        host.serve()
+        monkeypatch.setattr(core, "used_memory", lambda _pid: 3000)
+        monkeypatch.setattr(core, "available_memory", lambda: 2999)
+        assert "the service uses 3000. 1 bytes are missing." in str(host.failure())
+        assert (host.docker.called("run"), host.leftovers()) == ([], [])
 
     def test_an_image_that_no_registry_has(self, host: Host) -> None:
         host.docker.has_not(IMAGE_ID)
