@@ -47,12 +47,19 @@ def _health(deployment: Mapping[str, Any]) -> str:
 
 
 def _age(now: datetime, created: datetime) -> str:
-    """How long ago, in the largest unit that fits."""
+    """How long ago."""
     seconds = int((now - created).total_seconds())
-    if seconds < 0:
-        return "which lies in the future"
+    return "which lies in the future" if seconds < 0 else f"{format_age(seconds)} old"
+
+
+def format_age(seconds: int) -> str:
+    """A span of time in the largest unit that fits: `1 day`, `3 hours`, `less than a minute`."""
     for name, size in _UNITS:
         if seconds >= size:
-            count = seconds // size
-            return f"{count} {name}{'' if count == 1 else 's'} old"
-    return "less than a minute old"
+            return counted(seconds // size, name)
+    return "less than a minute"
+
+
+def counted(count: int, name: str) -> str:
+    """A number and what it counts: `1 host`, `2 hosts`."""
+    return f"{count} {name}{'' if count == 1 else 's'}"
