@@ -32,6 +32,10 @@ CONTAINER_INTERVAL = 1.0
 RESTART_LIMIT = 3
 """Restarts by Docker after which a container is taken to fail at every start."""
 
+SOAK_INTERVAL = 1.0
+UNHEALTHY_SECONDS_ALLOWED = 5.0
+"""While a service is watched: a moment without an answer is no failure yet."""
+
 LOG_LINES = 20
 
 
@@ -88,6 +92,27 @@ def wait_until_ready(
                 _last_logs(container),
             )
         time.sleep(POLL_INTERVAL)
+
+
+def watch_health(url: str, expected_version: str | None, seconds: float, container: str) -> None:
+    """Ask the service for so many seconds whether it is still healthy in the version, and its container the same.
+
+    Raises NotReadyError, DockerError.
+    """
+    end = time.monotonic() + seconds
+    started = _started(container)
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, SOAK_INTERVAL))
+        wait_until_ready(url, expected_version, UNHEALTHY_SECONDS_ALLOWED, container)
+        if _started(container) != started:
+            raise NotReadyError(
+                f"The container {container} was started again while it was watched. See in its log why.",
+                _last_logs(container),
+            )
+
+
+def _started(container: str) -> str:
+    return str(inspect("container", [container])[0]["State"]["StartedAt"])
 
 
 def _ask(url: str, connection_timeout: float) -> ServiceStatus:

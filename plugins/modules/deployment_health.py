@@ -56,6 +56,12 @@ options:
     description: Seconds to wait at the most.
     type: int
     default: 120
+  soak:
+    description:
+      - Seconds for which it is watched then. It must stay healthy in that version, and its container must not be
+        started again.
+    type: int
+    default: 0
 seealso:
   - module: capsule.opstage.deployment_info
 """
@@ -101,7 +107,11 @@ container_logs:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment import DiscoveryError, find_container
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
-from ansible_collections.capsule.opstage.plugins.module_utils.readiness import NotReadyError, wait_until_ready
+from ansible_collections.capsule.opstage.plugins.module_utils.readiness import (
+    NotReadyError,
+    wait_until_ready,
+    watch_health,
+)
 
 
 def main() -> None:
@@ -114,20 +124,18 @@ def main() -> None:
             "version": {"type": "str"},
             "isolated": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 120},
+            "soak": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
     )
     if module.check_mode:
         module.exit_json(changed=False)
     parameters = module.params
+    url, version = parameters["url"], parameters["version"]
     try:
-        readiness = wait_until_ready(
-            parameters["url"],
-            parameters["version"],
-            parameters["timeout"],
-            find_container(parameters["project"], parameters["service"]),
-            parameters["isolated"],
-        )
+        container = find_container(parameters["project"], parameters["service"])
+        readiness = wait_until_ready(url, version, parameters["timeout"], container, parameters["isolated"])
+        watch_health(url, version, parameters["soak"], container)
     except NotReadyError as error:
         module.fail_json(msg=str(error), container_logs=error.logs)
     except (DiscoveryError, DockerError) as error:

@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils import opstage_api, readiness
-from ansible_collections.capsule.opstage.plugins.module_utils.readiness import NotReadyError, wait_until_ready
+from ansible_collections.capsule.opstage.plugins.module_utils.readiness import (
+    NotReadyError,
+    wait_until_ready,
+    watch_health,
+)
 from opstage_testing import (
     RecordedDocker,
     Service,
@@ -215,3 +219,38 @@ class TestIsolated:
         (docker.folder / "container-inspect").unlink()
         with pytest.raises(NotReadyError, match=f"The container {CONTAINER} is gone"):
             wait_until_ready(unused_url(), None, 30, CONTAINER, isolated=True)
+
+
+class TestWatched:
+    @pytest.fixture(autouse=True)
+    def soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(readiness, "SOAK_INTERVAL", 0.05)
+        monkeypatch.setattr(readiness, "UNHEALTHY_SECONDS_ALLOWED", 0.3)
+
+    def test_until_the_end(self, service: Service, docker: RecordedDocker) -> None:
+        began = time.monotonic()
+        watch_health(service.url, "0.2.0", 0.3, CONTAINER)
+        assert 0.3 <= time.monotonic() - began < 3
+        assert len(service.asked) > 4
+
+    def test_not_at_all(self, service: Service, docker: RecordedDocker) -> None:
+        watch_health(service.url, "0.2.0", 0, CONTAINER)
+        assert service.asked == []
+
+    def test_a_moment_without_an_answer_is_allowed(self, service: Service, docker: RecordedDocker) -> None:
+        served = service.answers
+        service.answers = {}
+        threading.Timer(0.1, setattr, (service, "answers", served)).start()
+        watch_health(service.url, "0.2.0", 0.5, CONTAINER)
+
+    def test_what_becomes_unhealthy_is_an_error(self, service: Service, docker: RecordedDocker) -> None:
+        threading.Timer(0.2, setattr, (service, "answers", answers("0.2.0", "DEGRADED"))).start()
+        with pytest.raises(NotReadyError, match="status DEGRADED") as caught:
+            watch_health(service.url, "0.2.0", 30, CONTAINER)
+        assert caught.value.logs == ["migrating", "serving"]
+
+    def test_a_container_that_is_started_again_is_an_error(self, service: Service, docker: RecordedDocker) -> None:
+        again = described(recorded_container("published"), StartedAt="2026-11-22T03:00:00.5Z")
+        threading.Timer(0.2, docker.has_containers, ([again],)).start()
+        with pytest.raises(NotReadyError, match="was started again while it was watched"):
+            watch_health(service.url, "0.2.0", 30, CONTAINER)
