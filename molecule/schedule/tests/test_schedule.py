@@ -44,7 +44,6 @@ def test_recovery_points_are_made_and_pruned(scheduled):
 
 
 def test_a_failure_is_loud(scheduled):
-    assert scheduled.output("cat /root/state").strip() == "failed"
     told = metrics(scheduled.output("cat /root/opstage-opstage.prom"))
     assert told["backup_last_attempt_success"] == 0
     assert told["backup_last_success_timestamp_seconds"] < told["backup_last_attempt_timestamp_seconds"]
