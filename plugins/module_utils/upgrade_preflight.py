@@ -8,8 +8,9 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
+from .diagnostics import diagnosed_version
 from .docker_command import DockerError
 from .docker_registry import (
     EngineSettings,
@@ -24,6 +25,7 @@ from .host_resources import Need, room_problems
 from .image_reference import ImageReference, parse_image_reference
 from .journal import JournalError, journal_path, read_entries
 from .maintenance_window import MaintenanceWindowError, next_opening, parse_window, seconds_left
+from .opstage_session import Account, OpstageSessionError
 from .recovery_point import RecoveryPointError
 from .upgrade_history import moved_tag_problems, seconds_of_last_upgrade
 from .upgrade_host import container_problems, data_needs, database_problems, pin_problems
@@ -155,6 +157,23 @@ def examine(plan: UpgradePlan, deployment: Mapping[str, Any], request: UpgradeRe
     needs, problems = _image_needs(plan, deployment, asked)
     plan = replace(plan, problems=[*plan.problems, *problems])
     return _with_host(plan, deployment, request, needs, now)
+
+
+def try_account(
+    plan: UpgradePlan, deployment: Mapping[str, Any], account: Account, ca_file: str | None, warn: Callable[[str], None]
+) -> UpgradePlan:
+    """Return the plan with what keeps the account from seeing Diagnostics, as it must once the target runs.
+
+    The login is audited, so it is not for check mode. Nobody is asked for a plan that is not needed, nor a service that
+    does not answer. `warn` is told where the session could not be ended.
+    """
+    if not plan.needed or deployment["status"] is None:
+        return plan
+    try:
+        diagnosed_version(deployment["url"], account, warn, ca_file)
+    except OpstageSessionError as error:
+        return replace(plan, problems=[*plan.problems, f"Diagnostics cannot be seen: {error}"])
+    return plan
 
 
 def _find_registry(repository: str) -> tuple[_Asked | None, list[str]]:

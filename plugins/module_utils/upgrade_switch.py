@@ -17,9 +17,11 @@ from .compose_image import ComposeImageError, ComposeProject, PinResult, pin_ima
 from .compose_service import has_served, start_service, stop_service
 from .deployment import DiscoveryError, find_container
 from .deployment_lock import DeploymentLockError, renew_lock
+from .diagnostics import DiagnosticsError, require_version_in
 from .docker_command import DockerError, run_docker
 from .durable_files import PrivateFolderError
 from .journal import JournalError, append_entry, journal_path, state_folder
+from .opstage_session import Account
 from .readiness import NotReadyError, Readiness, wait_until_ready
 from .recovery_point import RecoveryPoint, RecoveryPointError
 from .recovery_point_at_stop import RecoveryPointAtStop, complete_recovery_point
@@ -36,6 +38,7 @@ _FAILURES = (
     ComposeImageError,
     DatabaseFileError,
     DeploymentLockError,
+    DiagnosticsError,
     DiscoveryError,
     DockerError,
     JournalError,
@@ -76,7 +79,8 @@ class Switch:
     the service's networks away, ``details`` what the journal's entries say besides. ``timeout``: seconds within which
     the target must be healthy, each of the two times that it is started. ``rehearsal_seconds``: how long that took on a
     copy of the data, None where it was not tried; then what the migrations do to the data is looked at before clients
-    are let in. ``drops`` are the tables of which they may drop rows.
+    are let in. ``drops`` are the tables of which they may drop rows. With an ``account``, Diagnostics must show the
+    version as well.
     """
 
     deployment: Mapping[str, Any]
@@ -91,6 +95,7 @@ class Switch:
     drops: Sequence[str] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     progress: ProgressReport | None = None
+    account: Account | None = None
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ class _Run:
             self._folder = point.folder
             self._record("step", self._roll_back({"complete": self._folder}))
             self._left = "replace"
-        self._start([wanted.isolation])
+        self._look_at_diagnostics(self._start([wanted.isolation]).version)
         if wanted.rehearsal_seconds is None:
             self._changes(self._complete(), judge=True)
         start = {"action": "start", "complete": self._folder, "serve": dict(wanted.target), "outcome": "finished"}
@@ -177,6 +182,12 @@ class _Run:
         timeout = max(wanted.timeout, REHEARSALS_ALLOWED * (wanted.rehearsal_seconds or 0))
         version = wanted.target["version"]
         return wait_until_ready(deployment["url"], version, timeout, container, isolated=bool(overrides))
+
+    def _look_at_diagnostics(self, version: str) -> None:
+        """See that people find the version there too; while no client reaches it, since that can still be undone."""
+        if self._wanted.account is not None:
+            container = find_container(self._deployment["project"], self._deployment["service"])
+            require_version_in(container, self._wanted.account, version)
 
     def _complete(self) -> RecoveryPoint:
         return complete_recovery_point(self._folder, self._wanted.collection_version, self._wanted.progress)

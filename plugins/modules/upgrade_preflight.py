@@ -71,6 +71,21 @@ options:
         and for as long as the upgrade may take.
       - At any time when not given.
     type: str
+  username:
+    description:
+      - Name of an account of the console, an owner's or an operator's, with which the switch is to look at Diagnostics.
+        It must be able to now.
+      - In check mode nobody logs in, since the service records that.
+    type: str
+  password:
+    description: Its password. Required together with O(username).
+    type: str
+  ca_file:
+    description:
+      - PEM file on the host with the certificates of the CAs that alone are trusted, where the address of the service
+        begins with V(https://).
+      - Those that the host trusts when not given. There is no way to do without a check.
+    type: path
 """
 
 EXAMPLES = r"""
@@ -152,11 +167,13 @@ from datetime import datetime, timezone
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.image_reference import ImageReferenceError
+from ansible_collections.capsule.opstage.plugins.module_utils.opstage_session import Account
 from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_preflight import (
     DEFAULT_ROOT,
     UpgradeRequest,
     examine,
     plan_upgrade,
+    try_account,
 )
 
 
@@ -172,7 +189,11 @@ def main() -> None:
             "root": {"type": "path", "default": DEFAULT_ROOT},
             "rehearse": {"type": "bool", "default": True},
             "maintenance_window": {"type": "str"},
+            "username": {"type": "str"},
+            "password": {"type": "str", "no_log": True},
+            "ca_file": {"type": "path"},
         },
+        required_together=[("username", "password")],
         supports_check_mode=True,
     )
     options = module.params
@@ -189,6 +210,9 @@ def main() -> None:
         plan = plan_upgrade(deployment, request, unfinished)
         if unfinished is None:
             plan = examine(plan, deployment, request, datetime.now(timezone.utc))
+            if options["username"] is not None and not module.check_mode:
+                account = Account(options["username"], options["password"])
+                plan = try_account(plan, deployment, account, options["ca_file"], module.warn)
     except ImageReferenceError as error:
         module.fail_json(msg=f"The image of the deployment cannot be upgraded: {error}")
     module.exit_json(changed=False, **asdict(plan))

@@ -94,6 +94,14 @@ options:
     description: What the entries of the journal say besides. No secrets.
     type: dict
     default: {}
+  username:
+    description:
+      - Name of an account of the console, an owner's or an operator's. With it the version in Diagnostics must be the
+        one that the API reports, before clients are let in.
+    type: str
+  password:
+    description: Its password. Required together with O(username).
+    type: str
 seealso:
   - module: capsule.opstage.upgrade_rehearsal
   - module: capsule.opstage.recovery_point_complete
@@ -178,6 +186,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.collection import VERSION
 from ansible_collections.capsule.opstage.plugins.module_utils.compose_image import ComposeImageError
+from ansible_collections.capsule.opstage.plugins.module_utils.opstage_session import Account
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_changes import describe_changes
 from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_switch import (
@@ -210,14 +219,19 @@ def main() -> None:
             "rehearsal_seconds": {"type": "float"},
             "drops": {"type": "list", "elements": "str", "default": []},
             "details": {"type": "dict", "default": {}},
+            "username": {"type": "str"},
+            "password": {"type": "str", "no_log": True},
             "progress_file": {"type": "path"},
         },
+        required_together=[("username", "password")],
         supports_check_mode=True,
     )
     options = dict(module.params)
     progress_file = options.pop("progress_file")
+    username, password = options.pop("username"), options.pop("password")
+    account = None if username is None else Account(username, password)
     with ProgressFile(progress_file, module.warn) as progress:
-        wanted = Switch(**options, collection_version=VERSION, progress=progress)
+        wanted = Switch(**options, collection_version=VERSION, progress=progress, account=account)
         try:
             # Tried before anything is touched; in check mode that is all.
             pin = pin_target(wanted, check_mode=True)

@@ -20,12 +20,15 @@ from ansible_collections.capsule.opstage.plugins.module_utils.docker_registry im
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.host_registry import RegistryQuestionError
 from ansible_collections.capsule.opstage.plugins.module_utils.image_reference import ImageReferenceError
+from ansible_collections.capsule.opstage.plugins.module_utils.opstage_session import Account
 from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_preflight import (
     UpgradePlan,
     UpgradeRequest,
     examine,
     plan_upgrade,
+    try_account,
 )
+from console_testing import LOGOUT, PASSWORD, USERNAME, Console, refusal, serving_console
 from opstage_testing import recorded_container
 from sqlite_testing import fingerprint, make_database, mounted_tmpfs, names_in
 
@@ -433,3 +436,43 @@ class TestRoom(Base):
             (small / "filler").write_bytes(b"x" * (free - size * 3 // 2))
             problem = self.problem()
         assert f"{size} for the migrations in {small}, {size} for the way back in {small}" in problem
+
+
+class TestAccount:
+    """Whether Diagnostics can be seen with it, now."""
+
+    def tried(self, console: Console, password: str = PASSWORD, **changes: Any) -> tuple[list[str], list[str]]:
+        """The problems, and the warnings."""
+        deployment = {**DEPLOYMENT, "url": console.url, **changes}
+        request = UpgradeRequest("0.3.0", acknowledge=("0.3.0",))
+        warnings: list[str] = []
+        account = Account(USERNAME, password)
+        found = try_account(plan_upgrade(deployment, request, None), deployment, account, None, warnings.append)
+        assert console.sessions <= len(warnings)
+        return found.problems, warnings
+
+    @pytest.mark.parametrize("role", ["owner", "operator"])
+    def test_one_that_can(self, role: str) -> None:
+        with serving_console(Console(role=role)) as console:
+            assert self.tried(console) == ([], [])
+
+    def test_one_that_cannot(self) -> None:
+        with serving_console(Console(role="viewer")) as console:
+            (problem,), _warnings = self.tried(console)
+            assert problem.startswith(
+                f"Diagnostics cannot be seen: {console.url}/api/admin/diagnostics/runtime answered"
+            )
+            assert "has the role viewer, needed is operator or owner" in problem
+            (problem,), _warnings = self.tried(console, "another-password")
+            assert "or the password is wrong" in problem
+
+    def test_a_session_that_does_not_end(self) -> None:
+        with serving_console(Console(instead={LOGOUT: refusal(500, "INTERNAL_ERROR")})) as console:
+            problems, warnings = self.tried(console)
+            assert (problems, len(warnings)) == ([], 1)
+
+    @pytest.mark.parametrize("changes", [{"status": None}, {"version": "0.3.0", "tag": "0.3.0"}])
+    def test_nobody_is_asked_in_vain(self, changes: dict[str, Any]) -> None:
+        with serving_console(Console()) as console:
+            self.tried(console, **changes)
+            assert console.asked == []

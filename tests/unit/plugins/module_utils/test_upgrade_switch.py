@@ -14,8 +14,10 @@ import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils import journal, upgrade_switch
 from ansible_collections.capsule.opstage.plugins.module_utils.compose_image import ComposeImageError
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import take_lock
+from ansible_collections.capsule.opstage.plugins.module_utils.diagnostics import DiagnosticsError
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
 from ansible_collections.capsule.opstage.plugins.module_utils.journal import find_unfinished, read_entries
+from ansible_collections.capsule.opstage.plugins.module_utils.opstage_session import Account
 from ansible_collections.capsule.opstage.plugins.module_utils.readiness import NotReadyError, Readiness
 from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_switch import Switch, SwitchError, switch
 from sqlite_testing import make_database, names_in, numbers_in
@@ -99,6 +101,9 @@ def engine(wanted: Switch, monkeypatch: pytest.MonkeyPatch) -> Engine:
         "find_container": lambda *_names: "opstage-web-1",
         "wait_until_ready": lambda _url, _version, timeout, _container, isolated: made.wait(timeout, isolated),
         "has_served": lambda _container: made.has_served,
+        "require_version_in": lambda container, account, version: made.step(
+            f"diagnostics {container} {account.username} {version}"
+        ),
     }
     for name, function in replacements.items():
         monkeypatch.setattr(upgrade_switch, name, function)
@@ -187,6 +192,20 @@ def test_before_clients_are_let_in_the_copy_is_to_be_put_back(wanted: Switch, en
     left = entries()[-1]["left"]
     assert (left["database"], left["sha256"]) == (error.point.database, error.point.sha256)
     assert (left["action"], left["outcome"], left["serve"]) == ("replace", "failed", SOURCE)
+
+
+def test_with_an_account_diagnostics_are_looked_at_before_clients_are_let_in(wanted: Switch, engine: Engine) -> None:
+    with_account = dataclasses.replace(wanted, account=Account("admin", "correct-horse-battery"))
+    switch(with_account)
+    look = "diagnostics opstage-web-1 admin 0.3.0"
+    assert engine.asked[3:] == ["start /state/isolation.yml", "healthy alone", look, "start", "healthy"]
+    assert "correct-horse-battery" not in str(entries()) + repr(with_account)
+
+
+def test_another_version_in_diagnostics_is_rolled_back(wanted: Switch, engine: Engine) -> None:
+    engine.does["diagnostics opstage-web-1 admin 0.3.0"] = raising(DiagnosticsError("another version"))
+    error = failed(dataclasses.replace(wanted, account=Account("admin", "correct-horse-battery")))
+    assert (error.left, str(error), "start" in engine.asked) == ("replace", "another version", False)
 
 
 def test_clients_who_could_not_come_in_wrote_nothing(wanted: Switch, engine: Engine) -> None:

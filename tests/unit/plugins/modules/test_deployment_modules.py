@@ -18,6 +18,7 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.capsule.opstage.plugins.module_utils import host_registry, journal, upgrade_preflight
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import find_process
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_registry import EngineSettings, RemoteImage
+from console_testing import PASSWORD, USERNAME, Console, serving_console
 from opstage_testing import RecordedDocker, answers, recorded_container, serving, stopped_deployment
 from sqlite_testing import names_in, numbers_in
 
@@ -274,6 +275,20 @@ def test_preflight_leaves_it_to_the_role_to_fail(deployment: dict[str, Any], run
     assert "was cut off: restore" in problem
     failed = run("upgrade_preflight", deployment={**deployment, "image": "No image"}, version="0.3.0")
     assert failed["msg"].startswith("The image of the deployment cannot be upgraded: ")
+
+
+def test_preflight_tries_the_account(deployment: dict[str, Any], run: Run) -> None:
+    with serving_console(Console(role="viewer")) as console:
+        options = {"deployment": {**deployment, "status": "UP", "url": console.url}, "version": "0.3.0"}
+        account = {"username": USERNAME, "password": PASSWORD}
+        run("upgrade_preflight", **options)
+        run("upgrade_preflight", check_mode=True, **options, **account)
+        assert console.asked == []
+        found = run("upgrade_preflight", **options, **account)
+        assert "has the role viewer" in found["problems"][-1]
+        assert PASSWORD not in json.dumps(found)
+        assert console.sessions == 0
+    assert "required together" in run("upgrade_preflight", username=USERNAME, **options)["msg"]
 
 
 def test_health(run: Run, docker: RecordedDocker) -> None:
