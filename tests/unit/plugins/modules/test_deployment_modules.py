@@ -19,7 +19,15 @@ from ansible_collections.capsule.opstage.plugins.module_utils import host_regist
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import find_process
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_registry import EngineSettings, RemoteImage
 from console_testing import PASSWORD, USERNAME, Console, serving_console
-from opstage_testing import RecordedDocker, answers, recorded_container, serving, stopped_deployment
+from opstage_testing import (
+    RecordedDocker,
+    answers,
+    recorded_container,
+    recorded_image,
+    serving,
+    stopped_deployment,
+    unused_url,
+)
 from sqlite_testing import names_in, numbers_in
 
 Run = Callable[..., "dict[str, Any]"]
@@ -147,6 +155,15 @@ def test_a_deployment_that_is_not_the_sought_one_is_an_error_in_any_case(
     deployment: dict[str, Any], run: Run, tmp_path: Path
 ) -> None:
     assert "No container of Opstage" in run("deployment_info", required=False, project_dir=str(tmp_path))["msg"]
+
+
+def test_data_that_the_host_cannot_see(deployment: dict[str, Any], docker: RecordedDocker, run: Run) -> None:
+    container = recorded_container("in-memory")
+    docker.has_containers([container])
+    docker.says("image-inspect", json.dumps([recorded_image(container["Image"])]))
+    assert "where opstage_backup_method is api" in run("deployment_info", url=unused_url())["msg"]
+    found = run("deployment_info", url=unused_url(), require_data=False)["deployment"]
+    assert (found["data_dir"], found["database"], found["database_size"]) == ("", "", None)
 
 
 def test_summary(deployment: dict[str, Any], run: Run, tmp_path: Path) -> None:
