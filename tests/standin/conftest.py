@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[2] / ".collections"))
 
 from standin.container import REPOSITORY, Container, Laboratory
 from testbed.engine import ensure_engine
