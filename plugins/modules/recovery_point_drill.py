@@ -143,7 +143,7 @@ def main() -> None:
             module.exit_json(
                 changed=True,
                 path=point.path,
-                summary=f"{image} would be started on a copy of {point.path}, without a network, and removed again.",
+                summary=f"{image} would be started on a copy of it, without a network, and removed again.",
             )
         with ProgressFile(options["progress_file"], module.warn) as progress:
             drilled = drill(deployment, root, point, options["timeout"], identity, progress)

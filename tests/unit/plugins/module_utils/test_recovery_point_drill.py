@@ -460,8 +460,7 @@ class TestModule:
         planned = self.run(host, capsys, _ansible_check_mode=True)
         assert (planned["changed"], planned["path"]) == (True, host.point.path)
         assert planned["summary"] == (
-            f"registry.example:5000/ce:0.2.0 would be started on a copy of {host.point.path}, without a network, and "
-            "removed again."
+            "registry.example:5000/ce:0.2.0 would be started on a copy of it, without a network, and removed again."
         )
         assert host.docker.calls == []
         assert read_recovery_point(host.point.path) == host.point
