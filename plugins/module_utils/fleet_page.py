@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Iterator, Mapping, Sequence
 
 from .deployment_status import counted, format_age
-from .fleet_status import describe_counts, short_digest, show_health, show_version
+from .fleet_status import describe_counts, list_hosts, short_digest, show_health, show_version
 from .manifest import TIME_FORMAT
 from .markdown import escaped
 from .progress_display import format_bytes
@@ -26,10 +26,10 @@ _COLUMNS = ("Host", "Opstage", "Newest verified", f"Points, {CHART_DAYS} days", 
 # The contrast of all text with its ground is 4.5 to 1 or more, in light and dark (WCAG 2.2, 1.4.3).
 _STYLE = """
 :root { color-scheme: light dark; --ground: #fff; --text: #1c2126; --faint: #59626b; --line: #d5d9dd;
-  --critical: #a3121f; --critical-ground: #fdecec; --warning: #7a4a00; --warning-ground: #fdf3df; --ok: #1d6634;
+  --critical: #a3121f; --critical-ground: #fdecec; --warning: #7a4a00; --ok: #1d6634;
   --bar: #3a6ea5 }
 @media (prefers-color-scheme: dark) { :root { --ground: #15181b; --text: #e4e7ea; --faint: #9aa4ae; --line: #353b41;
-  --critical: #ff9a98; --critical-ground: #351a1c; --warning: #f0c36a; --warning-ground: #30270f; --ok: #86d39b;
+  --critical: #ff9a98; --critical-ground: #351a1c; --warning: #f0c36a; --ok: #86d39b;
   --bar: #7fb0e6 } }
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 1.25rem 1.5rem; max-width: 80rem; background: var(--ground); color: var(--text);
@@ -49,8 +49,8 @@ small { display: block; color: var(--faint); font-size: 0.8125rem; font-weight: 
 .critical { color: var(--critical) }
 .warning { color: var(--warning) }
 .ok { color: var(--ok) }
-tbody.is-critical { background: var(--critical-ground) }
-tbody.is-warning { background: var(--warning-ground) }
+.is-critical { background: var(--critical-ground); box-shadow: inset 3px 0 var(--critical) }
+.is-warning { box-shadow: inset 3px 0 var(--warning) }
 .problems td { padding-top: 0; padding-bottom: 0.6rem }
 .bars { stroke: var(--bar); stroke-width: 2; fill: none }
 .flawed { stroke: var(--critical); stroke-width: 2; stroke-dasharray: 2 2; fill: none }
@@ -63,6 +63,8 @@ tbody.is-warning { background: var(--warning-ground) }
   th, td, .problems td { padding: 0.1rem 0.75rem }
   td[data-name] { display: grid; grid-template-columns: 8.5rem 1fr }
   td[data-name]::before { content: attr(data-name); color: var(--faint) }
+  td[data-name] > * { grid-column: 2 }
+  th small { display: inline; margin-left: 0.5rem }
 }
 """
 
@@ -86,11 +88,11 @@ def format_page(report: Mapping[str, Any]) -> str:
 <h1>Opstage</h1>
 <p>{counts}. Made <time datetime="{report["made"]}">{made:%Y-%m-%d %H:%M} UTC</time> by capsule.opstage
 {_text(report["collection_version"])}. What needs a person first comes first.</p>
-{_digests(report["digests"])}<table role="table">
+<table role="table">
 <thead role="rowgroup"><tr role="row">{heads}</tr></thead>
 {bodies}
 </table>
-</main>
+{_digests(report["digests"])}</main>
 </body>
 </html>
 """
@@ -100,7 +102,7 @@ def _digests(differing: Sequence[Mapping[str, Any]]) -> str:
     """A section on tags that are not the same image everywhere; empty where there is none."""
     items = [
         f"<li>{_text(found['repository'])}:{_text(found['tag'])} is {_text(short_digest(digest))} on "
-        f"{_text(', '.join(hosts))}</li>"
+        f"{_text(list_hosts(hosts))}</li>"
         for found in differing
         for digest, hosts in found["hosts"].items()
     ]
@@ -109,26 +111,22 @@ def _digests(differing: Sequence[Mapping[str, Any]]) -> str:
 
 def _body(row: Mapping[str, Any]) -> str:
     """The part of the table for a host."""
-    severity = row["severity"]
-    cells = "\n".join(
-        f'<td role="cell" data-name="{name}">{cell}</td>'
-        for name, cell in zip(_COLUMNS[1:], (_opstage(row), _newest(row), _points(row), _room(row), _timer(row)))
-    )
-    lines = [
-        f'<tr role="row">\n<th scope="row" role="rowheader">{_text(row["host"])}<small class="{severity}">{severity}'
-        f"</small></th>\n{cells}\n</tr>"
-    ]
-    if row["problems"]:
-        items = "".join(f"<li>{_text(one['text'])}</li>" for one in row["problems"])
-        lines.append(
-            f'<tr role="row" class="problems"><td role="cell" colspan="{len(_COLUMNS)}"><ul>{items}</ul></td></tr>'
-        )
-    return f'<tbody role="rowgroup" class="is-{severity}">\n' + "\n".join(lines) + "\n</tbody>"
+    severity, columns = row["severity"], len(_COLUMNS)
+    items = "".join(f"<li>{_text(one['text'])}</li>" for one in row["problems"])
+    problems = f"<ul>{items}</ul>" if items else ""
+    head = f'<th scope="row" role="rowheader">{_text(row["host"])}<small class="{severity}">{severity}</small></th>'
+    if row["deployment"] is None:
+        rows = [f'<tr role="row">{head}\n<td role="cell" colspan="{columns - 1}">{problems}</td></tr>']
+    else:
+        cells = zip(_COLUMNS[1:], (_opstage(row), _newest(row), _points(row), _room(row), _timer(row)))
+        known = "\n".join(f'<td role="cell" data-name="{name}">{cell}</td>' for name, cell in cells)
+        rows = [f'<tr role="row">{head}\n{known}</tr>']
+        if problems:
+            rows.append(f'<tr role="row" class="problems"><td role="cell" colspan="{columns}">{problems}</td></tr>')
+    return "\n".join([f'<tbody role="rowgroup" class="is-{severity}">', *rows, "</tbody>"])
 
 
 def _opstage(row: Mapping[str, Any]) -> str:
-    if row["deployment"] is None:
-        return _cell("unknown")
     operations = [
         f"{lock['operation']} under way, by {lock['user']}"
         for lock in [row["lock"]]

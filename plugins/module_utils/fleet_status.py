@@ -32,6 +32,7 @@ _FIELDS = (
 )
 _COLUMNS = ("HOST", "STATE", "VERSION", "HEALTH", "NEWEST VERIFIED", "POINTS", "FIT", "TIMER")
 _UNKNOWN = "-"
+_LISTED_HOSTS = 5
 _LONGEST_WORDS = 400
 """Characters that are shown of what a host or a connection said."""
 
@@ -132,6 +133,11 @@ def short_digest(digest: str) -> str:
     return f"{algorithm}:{value[:12]}"
 
 
+def list_hosts(hosts: Sequence[str]) -> str:
+    """Hosts for people: their names, how many there are where they are many."""
+    return ", ".join(hosts) if len(hosts) <= _LISTED_HOSTS else counted(len(hosts), "host")
+
+
 def in_need(report: Mapping[str, Any]) -> list[str]:
     """Return the hosts with a problem, what needs a person first before the rest."""
     return [row["host"] for row in report["hosts"] if row["problems"]]
@@ -162,7 +168,7 @@ def format_table(report: Mapping[str, Any]) -> list[str]:
         lines += [f"{row['host']}: {found['severity']}: {found['text']}" for found in row["problems"]]
     for found in report["digests"]:
         for digest, hosts in found["hosts"].items():
-            lines.append(f"{found['repository']}:{found['tag']} is {digest} on {', '.join(hosts)}")
+            lines.append(f"{found['repository']}:{found['tag']} is {digest} on {list_hosts(hosts)}")
     return [escaped(line) for line in lines]
 
 

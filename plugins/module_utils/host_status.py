@@ -143,16 +143,18 @@ def _describe_holder(holder: Holder, alive: bool) -> dict[str, Any]:
 def describe_point(entry: FolderEntry) -> dict[str, Any]:
     """Return a recovery point's ``id``, whether it is ``verified``, else its ``flaw``, and what its manifest says.
 
-    That is ``created``, ``reason``, ``size`` of the database, ``stored_size`` of its file, whether it is ``encrypted``,
-    and the record of its last ``drill``, None where there is none; all None where the manifest cannot be read.
+    The flaw is a sentence about it, without the subject. The manifest says when it was ``created``, the ``reason``, the
+    ``size`` of the database, the ``stored_size`` of its file, whether it is ``encrypted``, and the record of its latest
+    ``drill``, None where there was none; all are None where it cannot be read.
     """
     verified = is_verified(entry)
     manifest: Mapping[str, Any] = entry.point.manifest if entry.point is not None else {}
-    flaw = None if verified else entry.reason or "its manifest says that the database was not checked"
+    named = f"{entry.path} "
+    flaw = entry.reason[len(named) :] if entry.reason.startswith(named) else entry.reason
     return {
         "id": entry.name,
         "verified": verified,
-        "flaw": flaw,
+        "flaw": None if verified else flaw or "has a manifest that says that its database was not checked.",
         "created": manifest.get("created"),
         "reason": manifest.get("reason"),
         "size": manifest["database"]["size"] if manifest else None,

@@ -186,12 +186,10 @@ def _idle(status: Mapping[str, Any], limits: Limits) -> _Problems:
 def _unverified(status: Mapping[str, Any], _limits: Limits) -> _Problems:
     flawed = [point for point in status["recovery_points"] or [] if not point["verified"]]
     if flawed:
-        which = "One recovery point" if len(flawed) == 1 else f"{len(flawed)} recovery points"
-        yield (
-            "verification",
-            f"{which} cannot be relied on, the newest such is {flawed[-1]['id']}: {flawed[-1]['flaw'].rstrip('.')}. "
-            "Remove what nobody needs.",
-        )
+        newest = flawed[-1]
+        which = "" if len(flawed) == 1 else f"{len(flawed)} recovery points cannot be relied on. The newest of them, "
+        named = f"The recovery point {newest['id']}" if len(flawed) == 1 else f"{newest['id']},"
+        yield "verification", f"{which}{named} {newest['flaw']} Remove what nobody needs."
 
 
 def _early(status: Mapping[str, Any], _limits: Limits) -> _Problems:

@@ -216,8 +216,9 @@ recovery_points:
       description: Whether it is whole and its database was checked when it was made.
       type: bool
     flaw:
-      description: Why it is not verified, null when it is.
+      description: Why it is not verified, a sentence without its subject, null when it is.
       type: str
+      sample: "is not whole: it has no opstage.db."
     created:
       description: When it was begun, UTC; null, as all that follows, where its manifest cannot be read.
       type: str

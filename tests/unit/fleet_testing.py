@@ -41,7 +41,7 @@ def point(reason: str = "scheduled", size: int = 40_000_000, **more: Any) -> dic
 def damaged_point(**ago: float) -> dict[str, Any]:
     """A recovery point whose manifest cannot be read."""
     known = point(**ago)
-    flaw = f"/var/backups/opstage/opstage/{known['id']} is damaged: its manifest.json is no JSON."
+    flaw = "is damaged: its manifest.json is no JSON."
     return {**dict.fromkeys(known), "id": known["id"], "verified": False, "flaw": flaw}
 
 
@@ -124,7 +124,7 @@ def fleet() -> dict[str, Any]:
     drilled = [*growing[:-3], {**growing[-3], "drill": drill}, *growing[-2:]]
     weekly = [point(days=days, hours=7, encrypted=True) for days in range(24, 2, -7)]
     flawed = [point(days=3, hours=7), damaged_point(days=1, hours=7), point(days=0, hours=7)]
-    flawed[0].update(verified=False, flaw="its manifest says that the database was not checked")
+    flawed[0].update(verified=False, flaw="has a manifest that says that its database was not checked.")
     before_upgrade = [*growing[-9:], point("pre-upgrade", days=4, size=52_000_000), point(hours=7, size=53_500_000)]
     failed = {**status()["last_scheduled_backup"], "outcome": "failure", "error": "the database is locked"}
     return {
@@ -132,7 +132,7 @@ def fleet() -> dict[str, Any]:
         "berlin-2": result(status(drilled)),
         "berlin-3": result(status(before_upgrade)),
         "lyon-1": result(status(weekly, timer={"state": "absent", "next": None})),
-        "lyon-2": result(status(growing[-10:], room={"folder": "/var/backups/opstage", "free": 118_000_000, "fit": 1})),
+        "lyon-2": result(status(growing[-10:], room={"folder": "/var/backups/opstage", "free": 138_000_000, "fit": 1})),
         "lyon-3": result(status(growing, deployment=deployment(digest=OTHER_DIGEST))),
         "oslo-1": unreachable("ssh: connect to host oslo-1 port 22: No route to host"),
         "oslo-2": result(

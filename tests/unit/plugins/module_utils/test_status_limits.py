@@ -134,11 +134,10 @@ def test_only_the_latest_drill_counts() -> None:
 
 def test_a_point_that_is_not_verified() -> None:
     one = problems(status([damaged_point(days=1), point(hours=1)]))["verification"]
-    assert one.startswith("One recovery point cannot be relied on, the newest such is 2026-11-22T09-30-00-")
-    assert "its manifest.json is no JSON. Remove" in one
-    assert problems(status([damaged_point(days=2), damaged_point(days=1), point(hours=1)]))["verification"].startswith(
-        "2 recovery points cannot"
-    )
+    name = "2026-11-22T09-30-00-000000Z-scheduled"
+    assert one == f"The recovery point {name} is damaged: its manifest.json is no JSON. Remove what nobody needs."
+    two = problems(status([damaged_point(days=2), damaged_point(days=1), point(hours=1)]))["verification"]
+    assert two.startswith(f"2 recovery points cannot be relied on. The newest of them, {name}, is damaged: its ")
 
 
 def test_a_point_of_the_future_at_the_edge() -> None:
