@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,6 +174,10 @@ def test_a_point_of_the_future_is_not_the_newest(tmp_path: Path, host: Path, run
     found = run()
     assert found["newest_verified"]["id"] == old.name
     assert kinds(found) == ["health", "clock"]
+    shutil.rmtree(old)
+    found = run()
+    assert found["newest_verified"] is None
+    assert kinds(found) == ["health", "backup", "clock"]
 
 
 def test_limits(tmp_path: Path, host: Path, run: Run) -> None:
@@ -298,9 +303,9 @@ class TestTimer:
 
 
 def test_room_for_encrypted_points(tmp_path: Path) -> None:
-    manifest = {"database": {"size": 1000}, "encryption": {"size": 2000}}
+    manifest = {"database": {"size": 1_000_000}, "encryption": {"size": 2000}}
     room = find_room(str(tmp_path / "none" / "yet"), RecoveryPoint("", manifest))
-    assert room["fit"] == (room["free"] - (64 << 20) - 1000) // 2000
+    assert room["fit"] == (room["free"] - (64 << 20) - 1_000_000) // 2000
     huge = RecoveryPoint("", {"database": {"size": 1 << 60}, "encryption": None})
     assert find_room(str(tmp_path), huge)["fit"] == 0
     assert find_room(str(tmp_path), None)["fit"] is None
