@@ -53,7 +53,7 @@ sample: check environment ## a fixed sample of the campaigns
 scenarios: check environment ## all molecule scenarios, on real hosts
 	pytest --verbose tests/scenarios
 
-bench: check .venv/.demo ## measure the snapshot against other tools, 25 minutes; BENCH="--help" lists its options
+bench: check .venv/.demo ## measure the snapshot against other tools, and the upgrade, 45 minutes; BENCH="--help" lists its options
 	@python tests/bench/bench.py $(BENCH)
 
 campaign: check environment ## faults, random histories and interruptions, in full: hours

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Measures the collection's snapshot against the tools that users have: ``make bench``.
+"""Measures the collection's snapshot against the tools that users have, and its upgrade: ``make bench``.
 
 Copies databases of several sizes while nobody and while somebody writes, in both journal modes, all tools by turns, and
 says of each goal whether it was reached. Everything lies in a private folder (in TMPDIR, else in the checkout) that
-is gone at the end, also when it is interrupted.
+is gone at the end, also when it is interrupted; so is the host of the testbed on which upgrades are timed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from bench import report
+from bench import downtime, report
 from bench.better_sqlite3 import VERSION, sqlite_version
 from bench.cells import Bench, place_database, plan
 from bench.database import MEGABYTE, make_database
@@ -43,7 +43,9 @@ from testbed.machine import CHECKOUT, require_space
 from testbed.opstage.build import NODE_VERSION
 from testbed.process import TestbedError, run, succeeds
 
-PARTS = ("wal", "rollback", "verification", "memory", "reflink", "large")
+PARTS = ("wal", "rollback", "verification", "memory", "reflink", "large", downtime.PART)
+OF_COPIES = {"wal", "rollback", "verification", "memory", "reflink"}
+"""The parts that copy databases of ``--sizes``."""
 MODES_OF_PARTS = {"wal": "wal", "rollback": "delete"}
 SIZES = (100, 200, 1000)
 ROUNDS = 5
@@ -59,7 +61,8 @@ class Session:
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
         self.folder = folder
         self.parts: set[str] = set(options.only or PARTS)
-        self.sizes: list[int] = sorted(options.sizes)
+        self.sizes: list[int] = sorted(options.sizes or SIZES)
+        self.sizes_to_upgrade: list[int] = sorted(options.sizes or downtime.SIZES)
         self.started = time.monotonic()
         self.tools = Tools()
         self.results = Results(absent=dict(self.tools.missing))
@@ -72,7 +75,7 @@ class Session:
     def measure(self) -> Results:
         """Measure what was asked for."""
         self.results.facts.update(facts(self.folder, self.tools, self.bench.rounds))
-        for megabytes in self.sizes if self.parts - {"large"} else ():
+        for megabytes in self.sizes if self.parts & OF_COPIES else ():
             self.say(f"make a database of {describe_size(megabytes)}")
             base = self.folder / "base.db"
             make_database(base, megabytes)
@@ -81,6 +84,8 @@ class Session:
         if "large" in self.parts:
             self.say("copy a sparse database of 4.5 GiB")
             measure_large(self.bench)
+        if downtime.PART in self.parts:
+            self.measure_downtime()
         self.results.facts["took"] = f"{time.monotonic() - self.started:.0f} s"
         return self.results
 
@@ -148,6 +153,13 @@ class Session:
         except TestbedError as error:
             self.results.absent[XFS] = str(error)
 
+    def measure_downtime(self) -> None:
+        """Upgrades on a host of the testbed, where this machine can have one."""
+        try:
+            downtime.measure_downtime(self.results, self.sizes_to_upgrade, self.bench.rounds, self.say)
+        except TestbedError as error:
+            self.results.absent[downtime.PART] = str(error)
+
 
 def facts(folder: Path, tools: Tools, rounds: int) -> dict[str, str]:
     """What the numbers depend on."""
@@ -170,7 +182,10 @@ def private_folder(sizes: Sequence[int], parts: Sequence[str]) -> Iterator[Path]
     """A folder that only we can enter, gone at the end. Raises TestbedError where there is too little room."""
     parent = Path(os.environ.get("TMPDIR") or CHECKOUT / ".cache")
     parent.mkdir(parents=True, exist_ok=True)
-    needed = max(COPIES_AT_ONCE * max(sizes) * MEGABYTE, PAGES * PAGE_BYTES if "large" in parts else 0)
+    needed = max(
+        COPIES_AT_ONCE * max(sizes) * MEGABYTE if OF_COPIES.intersection(parts) else 0,
+        PAGES * PAGE_BYTES if "large" in parts else 0,
+    )
     require_space(parent, needed)
     remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
@@ -221,27 +236,27 @@ def write(text: str) -> None:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bench.py", description="Measure the snapshot against other tools.")
-    sizes = ",".join(map(str, SIZES))
+    sizes, sizes_to_upgrade = (",".join(map(str, sizes)) for sizes in (SIZES, downtime.SIZES))
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each cell (%(default)s)")
     parser.add_argument(
         "--sizes",
         type=lambda text: [int(size) for size in text.split(",")],
-        default=list(SIZES),
         metavar="MB,MB",
-        help=f"of the databases in megabytes ({sizes})",
+        help=f"of the databases in megabytes ({sizes}; for the {downtime.PART} {sizes_to_upgrade})",
     )
     parser.add_argument("--only", action="append", choices=PARTS, help="this part only; may be given several times")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to FILE")
     parser.add_argument("--document", type=Path, metavar="FILE", help="write the page docs/performance.md to FILE")
     options = parser.parse_args(arguments)
-    if options.rounds < 1 or min(options.sizes) < 10:
-        parser.error("at least 1 round and 10 MB")
+    least = 10 if OF_COPIES.intersection(options.only or PARTS) else 1
+    if options.rounds < 1 or min(options.sizes or SIZES) < least:
+        parser.error(f"at least 1 round and {least} MB")
     return options
 
 
 def bench(options: argparse.Namespace) -> None:
     """Measure and report."""
-    with private_folder(options.sizes, options.only or PARTS) as folder:
+    with private_folder(options.sizes or SIZES, options.only or PARTS) as folder:
         results = Session(folder, options).measure()
     for title, rows in report.other_tables(results):
         write(f"\n{title}\n{report.as_text(rows)}")

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from bench import large, verification
+from bench import downtime, large, verification
 from bench.cells import IDLE_TIMES_ALLOWED, LEAST_BOUND, SECONDS_AFTER
 from bench.database import MEGABYTE
 from bench.goals import LARGE, goals, seconds
@@ -108,6 +108,8 @@ def other_tables(results: Results) -> Iterator[tuple[str, list[Sequence[str]]]]:
         yield "Checks one after the other", rows
     if len(rows := memory_rows(results)) > 1:
         yield "Peak memory", rows
+    if len(rows := downtime.rows(results)) > 1:
+        yield "Downtime of an upgrade, as a client sees it", rows
 
 
 def other_lines(results: Results) -> Iterator[str]:
@@ -143,7 +145,7 @@ def limits(results: Results) -> Iterator[str]:
 def document(results: Results, command: str) -> str:
     """The page for the documentation."""
     facts = [f"- {name}: {value}" for name, value in results.facts.items() if name != large.PART]
-    tools = [f"- {tool}: {text}" for tool, text in DESCRIPTIONS.items()]
+    tools = [f"- {tool}: {text}" for tool, text in {**DESCRIPTIONS, **downtime.DESCRIPTIONS}.items()]
     cells = ((str(cell), cell_rows(results, cell)) for cell in results.cells())
     tables = [f"### {title}\n\n{as_markdown(rows)}" for title, rows in (*cells, *other_tables(results))]
     others = [f"- {line}" for line in other_lines(results)]
@@ -156,7 +158,9 @@ def document(results: Results, command: str) -> str:
         "## Tools",
         "\n".join(tools),
         "## Measured",
-        READING.format(after=SECONDS_AFTER, times=IDLE_TIMES_ALLOWED, bound=LEAST_BOUND).strip(),
+        READING.format(
+            after=SECONDS_AFTER, times=IDLE_TIMES_ALLOWED, bound=LEAST_BOUND, probes=downtime.PROBES_PER_SECOND
+        ).strip(),
         *tables,
         *(["\n".join(others)] if others else []),
     )
@@ -186,6 +190,10 @@ until {after:g} s after them as well, when a checkpoint that was held back is ma
 
 `backup()` is called from a process of its own, as a tool beside the application would. A backup on the connection
 that also writes does not begin again.
+
+The downtime of an upgrade is from the last answer that a client gets before it to the first one after it. The client
+asks {probes} times a second, from outside the host, so up to two of its intervals are in it. Each way begins with the
+same data, the old version serving it and writing to it; the image of the new one has been pulled before.
 """
 
 
