@@ -53,8 +53,13 @@ sample: check environment ## a fixed sample of the campaigns
 scenarios: check environment ## all molecule scenarios, on real hosts
 	pytest --verbose tests/scenarios
 
-bench: check .venv/.demo ## measure the snapshot against other tools, and the upgrade, 45 minutes; BENCH="--help" lists its options
+bench: check .venv/.demo ## measure snapshot, upgrade and fleet, 2 hours; BENCH="--help" or BENCH_FLEET="--help": one of the two programs
+ifneq ($(or $(BENCH),$(if $(BENCH_FLEET),,both)),)
 	@python tests/bench/bench.py $(BENCH)
+endif
+ifneq ($(or $(BENCH_FLEET),$(if $(BENCH),,both)),)
+	@python tests/bench/fleet.py $(BENCH_FLEET)
+endif
 
 campaign: check environment ## faults, random histories and interruptions, in full: hours
 	python tests/campaign/faults.py
