@@ -43,6 +43,7 @@ class ExitCode(enum.IntEnum):
     BUSY = 15, "another operation works on the deployment"
     UNFINISHED = 16, "an operation on the deployment was cut off; the next run of a playbook ends it"
     RECOVERY_POINT = 17, "a recovery point is missing, damaged, too old, or could not be made or removed"
+    ROLLBACK = 18, "the rollback failed, and the message says what is left"
     HUNG_UP = 128 + signal.SIGHUP, "ended by SIGHUP"
     INTERRUPTED = 128 + signal.SIGINT, "ended by Ctrl-C (SIGINT)"
     TERMINATED = 128 + signal.SIGTERM, "ended by SIGTERM"

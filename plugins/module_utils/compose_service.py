@@ -21,13 +21,13 @@ def stop_service(deployment: Mapping[str, Any]) -> None:
     run_docker(["stop", deployment["container"]], STOP_TIMEOUT)
 
 
-def start_service(deployment: Mapping[str, Any], overrides: Sequence[str] = ()) -> None:
+def start_service(deployment: Mapping[str, Any], overrides: Sequence[str] = (), pull: str = "never") -> None:
     """Create the container anew where the project's files ask for another one, and start it. Raises DockerError.
 
-    `overrides` are Compose files that go after the project's own. Nothing is pulled or built, and no other service is
-    touched.
+    `overrides` are Compose files that go after the project's own. `pull`: `never`, or `missing` for an image that is
+    not on the host. Nothing is built, and no other service is touched.
     """
-    options = ["--detach", "--no-deps", "--no-build", "--pull", "never"]
+    options = ["--detach", "--no-deps", "--no-build", "--pull", pull]
     run_docker([*_project(deployment, overrides), "up", *options, deployment["service"]], START_TIMEOUT)
 
 

@@ -16,14 +16,17 @@ from typing import Any, Callable, Iterator, Sequence
 
 from .collection import VERSION
 from .command_outcome import CommandError, CommandParser, ExitCode, Outcome, seconds, success
+from .compose_image import ComposeImageError
 from .deployment import Deployment, DiscoveryError, discover_deployment
 from .deployment_lock import DeploymentLockError, LockHeldError, find_holder, find_process, release_lock, take_lock
 from .deployment_status import describe_status
 from .docker_command import DockerError
 from .durable_files import PrivateFolderError
+from .host_rollback import HostRollback, NothingToUndoError, undo_upgrade
 from .journal import JournalError, find_unfinished, journal_path, journal_size, read_entries, state_folder
 from .operations_settings import DEFAULT_ROOT, SETTINGS_FOLDER, Settings, SettingsError, find_settings
 from .progress_display import format_bytes
+from .readiness import NotReadyError
 from .recovery_point import (
     FolderEntry,
     RecoveryPoint,
@@ -44,6 +47,7 @@ from .retention import (
 )
 from .scheduled_backup import Attempts, is_verified, read_record
 from .sqlite_files import ProgressReport
+from .upgrade_rollback import RollbackError
 
 SECONDS_BETWEEN_LOOKS = 1.0
 PERIODS = {"hourly": "hours", "daily": "days", "weekly": "weeks", "monthly": "months", "yearly": "years"}
@@ -60,11 +64,15 @@ CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (DiscoveryError, ExitCode.NO_DEPLOYMENT),
     (DockerError, ExitCode.NO_DEPLOYMENT),
     (SettingsError, ExitCode.BAD_USAGE),
+    (NothingToUndoError, ExitCode.RECOVERY_POINT),
     (RecoveryPointError, ExitCode.RECOVERY_POINT),
     (RetentionError, ExitCode.RECOVERY_POINT),
     (PrivateFolderError, ExitCode.REFUSED),
     (DeploymentLockError, ExitCode.SYSTEM),
     (JournalError, ExitCode.SYSTEM),
+    (RollbackError, ExitCode.ROLLBACK),
+    (ComposeImageError, ExitCode.ROLLBACK),
+    (NotReadyError, ExitCode.ROLLBACK),
 )
 
 
@@ -100,6 +108,17 @@ def describe_commands(commands: Any, epilog: str) -> None:
         )
     prune.add_argument("--within", metavar="TIME", help="keep all that are no older than this, such as 14d")
     prune.add_argument("--check", action="store_true", help="change nothing and say what would happen")
+    rollback = _add(commands, "rollback", _rollback, epilog, "undo the last upgrade", _ROLLBACK)
+    rollback.add_argument("--unless-confirmed", metavar="RUN", help="only this upgrade, unless it was confirmed")
+    rollback.add_argument("--service", metavar="NAME", help="the service in the project")
+    rollback.add_argument("--url", metavar="ADDRESS", help="where this host reaches it")
+    rollback.add_argument(
+        "--health-timeout",
+        type=seconds,
+        default=120.0,
+        metavar="SECONDS",
+        help="within which the older version must be healthy (120)",
+    )
     status = _add(commands, "status", _status, epilog, "say how it is", _STATUS)
     status.add_argument("--max-age", metavar="TIME", help="fail where the newest recovery point is older, such as 26h")
 
@@ -113,6 +132,10 @@ _VERIFY = "Read recovery points from the disk, compare their checksums, and chec
 _PRUNE = (
     "Remove the recovery points that no rule keeps; the rules are those of restic forget. Without any, those in the\n"
     "settings. The newest verified one always stays, as does what a rollback of the last upgrade needs."
+)
+_ROLLBACK = (
+    "Undo the last upgrade of Opstage on this host: database, image and version. What was written since is kept in a\n"
+    "recovery point first. An operation that was cut off is brought to its end before."
 )
 _STATUS = "Say how Opstage is, how old its newest recovery point is, and what needs a person."
 
@@ -216,7 +239,7 @@ def _locked(settings: Settings, patience: float) -> Iterator[Deployment]:
     deployment = _discover(settings)
     folder, journal = state_folder(deployment.project), journal_path(deployment.project)
     looked_at = journal_size(journal)
-    token = _take_lock(folder, time.monotonic() + patience)
+    token = _take_lock(folder, "backup", time.monotonic() + patience)
     try:
         if journal_size(journal) != looked_at:
             deployment = _discover(settings)
@@ -231,15 +254,46 @@ def _locked(settings: Settings, patience: float) -> Iterator[Deployment]:
         release_lock(folder, token)
 
 
-def _take_lock(folder: str, deadline: float) -> str:
+def _take_lock(folder: str, operation: str, deadline: float, gone: str | None = None) -> str:
     while True:
         try:
             user, host = getpass.getuser(), socket.gethostname()
-            return take_lock(folder, "backup", user, host, find_process(os.getpid()))[0].token
+            return take_lock(folder, operation, user, host, find_process(os.getpid()), gone)[0].token
         except LockHeldError:
             if time.monotonic() > deadline:
                 raise
         time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _rollback(options: argparse.Namespace, report: ProgressReport) -> Outcome:
+    found = _settings(options)
+    settings = dataclasses.replace(found, service=options.service or found.service, url=options.url or found.url)
+    folder = state_folder(_project(settings))
+    # Where its own controller is gone, the upgrade that is to be undone holds the lock.
+    token = _take_lock(folder, "rollback", time.monotonic(), gone=options.unless_confirmed)
+    try:
+        undone = undo_upgrade(
+            HostRollback(
+                lambda: _discover(settings),
+                settings.root,
+                token,
+                options.health_timeout,
+                options.unless_confirmed,
+                report,
+            )
+        )
+    finally:
+        release_lock(folder, token)
+    kept = undone.rolled_back.kept if undone.rolled_back is not None else None
+    lines = [f"Opstage {undone.version} serves again"]
+    if kept is not None and kept.path is not None:
+        lines.append(f"dropped, and kept in {kept.path}: {kept.dropped}")
+    result = {
+        "version": undone.version,
+        "kept": kept and kept.path,
+        "dropped": kept and kept.dropped,
+    }
+    return success(result, lines)
 
 
 def _list(options: argparse.Namespace, _report: ProgressReport) -> Outcome:
@@ -331,7 +385,7 @@ def _prune(options: argparse.Namespace, _report: ProgressReport) -> Outcome:
 def _only_one(project: str) -> Iterator[None]:
     """Hold the lock of the deployment, which need not be there any more."""
     folder = state_folder(project)
-    token = _take_lock(folder, time.monotonic())
+    token = _take_lock(folder, "prune", time.monotonic())
     try:
         yield
     finally:

@@ -18,6 +18,8 @@ STATE_ROOT = "/var/lib/opstage"
 OPERATIONS = ("backup", "restore", "upgrade", "rollback")
 STATUSES = ("started", "step", "finished", "failed")
 ENDS = ("finished", "failed")
+CONFIRMED = "confirmed"
+"""Of an upgrade that was finished, and that its controller has confirmed in time."""
 
 LEFT_ACTIONS = ("replace", "start")
 """What is left to do of an operation that is cut off after an entry, `left` in it. `replace`: stop the service, put the
@@ -165,3 +167,8 @@ def find_last_upgrade(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
         if entry["status"] == "finished" and entry["operation"] == "upgrade":
             return entry
     return None
+
+
+def is_confirmed(entries: list[dict[str, Any]], run: str) -> bool:
+    """Return whether the upgrade of this run was confirmed."""
+    return any(entry["run"] == run and entry["status"] == CONFIRMED for entry in entries)

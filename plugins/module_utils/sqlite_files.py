@@ -55,6 +55,10 @@ class Reason(enum.Enum):
     SYSTEM = "system error"
 
 
+DAMAGE = (Reason.MISSING, Reason.NOT_A_DATABASE, Reason.DAMAGED_SOURCE)
+"""Of a database of which no sound copy can be made; a restore is needed most then."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """How far an operation has come.

@@ -11,13 +11,13 @@ from typing import Sequence
 
 from .recovery_point import RecoveryPoint
 from .sqlite_changes import Change, compare_databases, describe_changes
-from .sqlite_files import DatabaseFileError, Reason, require_space
+from .sqlite_files import DAMAGE, DatabaseFileError, Reason, require_space
 from .sqlite_snapshot import create_snapshot
 
 CHECK_PREFIX = ".partial-check-"
 """How the folder of a check is called, beside the recovery point; a backup removes what a killed one left."""
 
-_DAMAGE = (Reason.MISSING, Reason.NOT_A_DATABASE, Reason.DAMAGED_SOURCE, Reason.DAMAGED_COPY)
+_UNSOUND = (*DAMAGE, Reason.DAMAGED_COPY)
 
 
 class MigrationError(Exception):
@@ -39,7 +39,7 @@ def check_migrated(point: RecoveryPoint, database: str, drops: Sequence[str] | N
         snapshot = create_snapshot(database, migrated)
         comparison = compare_databases(point.database, migrated)
     except DatabaseFileError as error:
-        if error.reason not in _DAMAGE:
+        if error.reason not in _UNSOUND:
             raise
         raise MigrationError(f"What the migrations leave is no sound database: {error}") from error
     finally:

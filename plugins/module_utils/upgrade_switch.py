@@ -13,51 +13,37 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Mapping, Sequence
 
-from .compose_image import ComposeImageError, ComposeProject, PinResult, pin_image
+from .compose_image import ComposeProject, PinResult, pin_image
 from .compose_service import has_served, start_service, stop_service
 from .deployment import DiscoveryError, find_container
-from .deployment_lock import DeploymentLockError, renew_lock
 from .diagnostics import DiagnosticsError, require_version_in
-from .docker_command import DockerError, run_docker
-from .durable_files import PrivateFolderError
-from .journal import JournalError, append_entry, journal_path, state_folder
+from .docker_command import run_docker
+from .operation_record import OperationRecord
 from .opstage_session import Account
 from .readiness import NotReadyError, Readiness, wait_until_ready
-from .recovery_point import RecoveryPoint, RecoveryPointError
+from .recovery_point import RecoveryPoint
 from .recovery_point_at_stop import RecoveryPointAtStop, complete_recovery_point
 from .sqlite_changes import Change
-from .sqlite_files import DatabaseFileError, ProgressReport
+from .sqlite_files import ProgressReport
 from .upgrade_checks import MigrationError, check_migrated
+from .way_back import OPERATION_FAILURES, put_back
 
 OPERATION = "upgrade"
 
 REHEARSALS_ALLOWED = 3
 """How many times as long as on a copy of the data the target may take to become healthy."""
 
-_FAILURES = (
-    ComposeImageError,
-    DatabaseFileError,
-    DeploymentLockError,
-    DiagnosticsError,
-    DiscoveryError,
-    DockerError,
-    JournalError,
-    MigrationError,
-    NotReadyError,
-    OSError,
-    PrivateFolderError,
-    RecoveryPointError,
-)
+_FAILURES = (*OPERATION_FAILURES, DiagnosticsError, MigrationError)
 
 
 class SwitchError(Exception):
     """The switch failed. `logs` has the last lines of the container, where it is to blame.
 
-    ``point`` is the recovery point of every acknowledged write, where there is one; ``left`` says what is to be done:
+    ``point`` is the recovery point of every acknowledged write, where there is one; ``left`` says what there is now:
 
     - ``nothing``: nothing was changed
-    - ``start``: the service was or may be stopped; pin what was pinned and start it again
-    - ``replace``: roll back to ``point``
+    - ``started``: the source serves again; its data was not touched
+    - ``replaced``: the source serves again with the data of ``point``, what the target left is kept beside it
     - ``stay``: clients were let in and may have written, so the target version stays; to go back is the operator's word
     - ``later``: the next run of any playbook does what the journal says
     """
@@ -115,7 +101,8 @@ class Switched:
 def switch(wanted: Switch) -> Switched:
     """Stop the service, have a recovery point of every acknowledged write, start the target version, and verify it.
 
-    First where no client reaches it: its migrations run there, and what fails there loses no write. Raises SwitchError.
+    First where no client reaches it: its migrations run there, and what fails there loses no write. It is rolled back
+    at once then, whether the controller is still there or not. Raises SwitchError.
     """
     return _Run(wanted).run()
 
@@ -129,12 +116,14 @@ class _Run:
         self._folder = ""
         self._left = "nothing"
         self._lets_clients_in = False
+        project = wanted.deployment["project"]
+        self._record = OperationRecord(project, OPERATION, wanted.lock, wanted.lock, wanted.details)
 
     def run(self) -> Switched:
         try:
             readiness, downtime = self._switch()
             point = self._complete()
-            self._record("finished", None, recovery_point=point.path, downtime_seconds=round(downtime, 3))
+            self._record.write("finished", recovery_point=point.path, downtime_seconds=round(downtime, 3))
             self._left = "stay"
             return Switched(point, downtime, readiness.version, self._changes(point, judge=False))
         except _FAILURES as error:
@@ -145,20 +134,20 @@ class _Run:
         self._give_tag()
         with RecoveryPointAtStop(self._deployment, wanted.root, f"pre-{OPERATION}", wanted.progress) as point:
             point.keep_project_files()
-            self._record("started", {"action": "start", "serve": dict(wanted.source), "outcome": "failed"})
+            self._record.write("started", self._start_again())
             self._left = "start"
             pin_target(wanted)
             stopped = time.monotonic()
             stop_service(self._deployment)
             point.take()
             self._folder = point.folder
-            self._record("step", self._roll_back({"complete": self._folder}))
+            self._record.write("step", self._roll_back({"complete": self._folder}))
             self._left = "replace"
         self._look_at_diagnostics(self._start([wanted.isolation]).version)
         if wanted.rehearsal_seconds is None:
             self._changes(self._complete(), judge=True)
         start = {"action": "start", "complete": self._folder, "serve": dict(wanted.target), "outcome": "finished"}
-        self._record("step", start)
+        self._record.write("step", start)
         self._lets_clients_in = True
         readiness = self._start([])
         self._left = "later"
@@ -199,33 +188,43 @@ class _Run:
         """
         return check_migrated(point, self._deployment["database"], self._wanted.drops if judge else None)
 
+    def _start_again(self) -> dict[str, Any]:
+        """What is left to do as long as no data was touched."""
+        return {"action": "start", "serve": dict(self._wanted.source), "outcome": "failed"}
+
     def _roll_back(self, left: Mapping[str, Any]) -> dict[str, Any]:
         """What is left to do to undo it; the database that the target leaves is kept, to see what went wrong."""
         serve = dict(self._wanted.source)
         return {**left, "action": "replace", "keep_damaged": True, "serve": serve, "outcome": "failed"}
 
-    def _record(self, status: str, left: Mapping[str, Any] | None, **details: Any) -> None:
-        """Write a journal's entry, as long as the lock is held."""
-        project = self._deployment["project"]
-        renew_lock(state_folder(project), self._wanted.lock)
-        said = {**self._wanted.details, **details, **({} if left is None else {"left": dict(left)})}
-        append_entry(journal_path(project), OPERATION, status, self._wanted.lock, said)
-
     def _explained(self, error: BaseException) -> SwitchError:
-        """The failure, with what is left to do; the recovery point is completed, so that it can be gone back to."""
+        """The failure, once all that can be undone is undone."""
         logs = error.logs if isinstance(error, NotReadyError) else []
-        if self._left != "replace":
+        if self._left not in ("start", "replace"):
             return SwitchError(str(error), self._left, logs)
+        point = None
         try:
-            point = self._complete()
-            if self._lets_clients_in and self._has_served():
-                self._record("finished", None, recovery_point=point.path, cause=str(error))
-                return SwitchError(str(error), "stay", logs, point)
-            left = self._roll_back({"database": point.database, "sha256": point.sha256})
-            self._record("step", left, recovery_point=point.path)
-            return SwitchError(str(error), "replace", logs, point)
+            left = self._start_again()
+            if self._left == "replace":
+                point = self._complete()
+                if self._lets_clients_in and self._has_served():
+                    self._record.write("finished", recovery_point=point.path, cause=str(error))
+                    return SwitchError(str(error), "stay", logs, point)
+                left = self._roll_back({"database": point.database, "sha256": point.sha256})
+            said: dict[str, Any] = {} if point is None else {"recovery_point": point.path}
+            self._record.write("step", left, **said)
+            wanted = self._wanted
+            put_back(
+                self._deployment,
+                left,
+                wanted.timeout,
+                lambda rest: self._record.write("step", rest, **said),
+                wanted.progress,
+            )
+            self._record.write("failed", cause=str(error), container_logs=logs, **said)
         except _FAILURES as second:
-            return SwitchError(f"{error} Then, on the way back: {second}", "later", logs)
+            return SwitchError(f"{error} Then, on the way back: {second}", "later", logs, point)
+        return SwitchError(str(error), "started" if point is None else "replaced", logs, point)
 
     def _has_served(self) -> bool:
         """Whether a client may have reached the container that is there now."""

@@ -141,10 +141,9 @@ from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point imp
     RecoveryPointError,
     create_recovery_point,
 )
-from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Reason
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DAMAGE
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot import SnapshotError
 
-DAMAGE = (Reason.MISSING, Reason.NOT_A_DATABASE, Reason.DAMAGED_SOURCE)
 NOTHING_LEFT = "No recovery point was made, and nothing is left of it: {}"
 
 

@@ -16,6 +16,9 @@ description:
     stops the service. Copies what was written to the log meanwhile, by which the copy has every acknowledged write.
   - Starts the target version where no client reaches it, which is when its migrations run, and verifies health and
     version. Starts it for clients, and makes a verified recovery point of the copy when they are served again.
+  - What fails before clients are let in is rolled back at once, also where the controller is gone meanwhile.
+  - A container that is never started keeps the image of the previous version from C(docker image prune --all), until
+    the next upgrade has succeeded.
   - Each change is recorded in the journal beforehand, with how to go on or back from there.
 requirements:
   - The C(docker) command with its Compose plugin, 2.18 or newer, on the host.
@@ -163,17 +166,18 @@ summary:
 left:
   description:
     - V(nothing), nothing was changed.
-    - V(start), the service was or may be stopped. Pin what was pinned and start it again.
-    - V(replace), put the recovery point in the place of the database, pin what was pinned and start it.
+    - V(started), the old version serves again. Its data was not touched.
+    - V(replaced), the old version serves again with the data of the recovery point. What the target version left is
+      kept beside it in the data folder.
     - V(stay), clients were let in and may have written, so the target version stays.
     - V(later), the next run of any playbook does what is left, as the journal says.
   returned: failure
   type: str
-  sample: replace
+  sample: replaced
 point:
-  description: The recovery point of every acknowledged write, with its C(path), C(database) and C(sha256).
+  description: Folder of the recovery point of every acknowledged write.
   returned: failure, when there is one
-  type: dict
+  type: str
 container_logs:
   description: The container's last lines.
   returned: failure
@@ -181,11 +185,11 @@ container_logs:
   elements: str
 """
 
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.collection import VERSION
 from ansible_collections.capsule.opstage.plugins.module_utils.compose_image import ComposeImageError
+from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
+from ansible_collections.capsule.opstage.plugins.module_utils.kept_image import keep_image
 from ansible_collections.capsule.opstage.plugins.module_utils.opstage_session import Account
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_changes import describe_changes
@@ -248,7 +252,12 @@ def main() -> None:
         try:
             switched = switch(wanted)
         except SwitchError as error:
-            module.fail_json(msg=str(error), left=error.left, container_logs=error.logs, **described(error))
+            point = None if error.point is None else error.point.path
+            module.fail_json(msg=str(error), left=error.left, container_logs=error.logs, point=point)
+    try:
+        keep_image(options["deployment"]["project"], options["deployment"]["image_id"])
+    except DockerError as error:
+        module.warn(f"The image of the previous version is not kept from `docker image prune --all`: {error}")
     module.exit_json(
         changed=True,
         diff=diff,
@@ -258,14 +267,6 @@ def main() -> None:
         changes=switched.changes,
         summary=describe_changes(switched.changes),
     )
-
-
-def described(error: SwitchError) -> dict[str, Any]:
-    """The recovery point to go back to, where there is one."""
-    point = error.point
-    if point is None:
-        return {}
-    return {"point": {"path": point.path, "database": point.database, "sha256": point.sha256}}
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ import dataclasses
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.capsule.opstage.plugins.module_utils import journal, upgrade_switch
+from ansible_collections.capsule.opstage.plugins.module_utils import journal, upgrade_switch, way_back
 from ansible_collections.capsule.opstage.plugins.module_utils.compose_image import ComposeImageError
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import take_lock
 from ansible_collections.capsule.opstage.plugins.module_utils.diagnostics import DiagnosticsError
@@ -25,6 +26,9 @@ from sqlite_testing import make_database, names_in, numbers_in
 SOURCE = {"version": "0.2.0", "tag": "0.2.0", "digest": None, "image_id": "sha256:1", "image_digest": None}
 TARGET = {"version": "0.3.0", "tag": "0.3.0", "digest": "sha256:" + "3" * 64}
 ISOLATION = "/state/isolation.yml"
+STARTED_AGAIN = [
+    *("back: pin 0.2.0", "back: tag repo:0.2.0 sha256:1", "back: start, pull missing", "back: healthy 0.2.0"),
+]
 
 
 class Engine:
@@ -51,6 +55,14 @@ class Engine:
         self.timeouts.append(timeout)
         self.step("healthy alone" if isolated else "healthy")
         return Readiness("UP", "0.3.0", "ce", 0.5)
+
+    def pinned(self, tag: str) -> SimpleNamespace:
+        self.step(f"back: pin {tag}")
+        return SimpleNamespace(image=f"repo:{tag}")
+
+    def healthy_again(self, version: str | None) -> Readiness:
+        self.step(f"back: healthy {version}")
+        return Readiness("UP", version or "", "ce", 0.1)
 
 
 @pytest.fixture
@@ -107,6 +119,16 @@ def engine(wanted: Switch, monkeypatch: pytest.MonkeyPatch) -> Engine:
     }
     for name, function in replacements.items():
         monkeypatch.setattr(upgrade_switch, name, function)
+    on_the_way_back: dict[str, Any] = {
+        "find_container": lambda *_names: "opstage-web-1",
+        "stop_service": lambda _deployment: made.step("back: stop"),
+        "pin_image": lambda _project, _service, tag, _digest: made.pinned(tag),
+        "give_tag_back": lambda image, image_id, _digest: made.step(f"back: tag {image} {image_id}"),
+        "start_service": lambda _deployment, pull: made.step(f"back: start, pull {pull}"),
+        "wait_until_ready": lambda _url, version, _timeout, _container: made.healthy_again(version),
+    }
+    for name, function in on_the_way_back.items():
+        monkeypatch.setattr(way_back, name, function)
     return made
 
 
@@ -174,24 +196,50 @@ def test_a_database_that_cannot_be_copied_changes_nothing(wanted: Switch, engine
 
 
 @pytest.mark.parametrize("step", ["pin", "stop"])
-def test_before_the_copy_is_taken_the_old_version_is_to_be_started(wanted: Switch, engine: Engine, step: str) -> None:
+def test_before_the_copy_is_taken_the_old_version_is_started_again(wanted: Switch, engine: Engine, step: str) -> None:
     engine.does[step] = raising(ComposeImageError("not this one"))
     error = failed(wanted)
-    assert (error.left, error.point, str(error)) == ("start", None, "not this one")
-    assert entries()[-1]["left"]["action"] == "start"
+    assert (error.left, error.point, str(error)) == ("started", None, "not this one")
+    assert engine.asked[-4:] == STARTED_AGAIN
+    assert (entries()[-1]["status"], entries()[-1]["cause"]) == ("failed", "not this one")
     assert names_in(Path(wanted.root, "opstage")) == []
 
 
 @pytest.mark.parametrize("step", ["start /state/isolation.yml", "healthy alone"])
-def test_before_clients_are_let_in_the_copy_is_to_be_put_back(wanted: Switch, engine: Engine, step: str) -> None:
-    engine.does[step] = raising(NotReadyError("not healthy", ["its last words"]))
+def test_before_clients_are_let_in_the_copy_is_put_back(wanted: Switch, engine: Engine, step: str) -> None:
+    def fail() -> None:
+        engine.write("DELETE FROM entries")
+        raise NotReadyError("not healthy", ["its last words"])
+
+    engine.does[step] = fail
+    recorded: list[dict[str, Any]] = []
+    for later in ("back: stop", "back: pin 0.2.0"):
+        engine.does[later] = lambda: recorded.append(entries()[-1]["left"])
     error = failed(wanted)
-    assert (error.left, error.logs, str(error)) == ("replace", ["its last words"], "not healthy")
+    assert (error.left, error.logs, str(error)) == ("replaced", ["its last words"], "not healthy")
     assert error.point is not None
-    assert numbers_in(Path(error.point.database)) == list(range(1, 22))
-    left = entries()[-1]["left"]
-    assert (left["database"], left["sha256"]) == (error.point.database, error.point.sha256)
-    assert (left["action"], left["outcome"], left["serve"]) == ("replace", "failed", SOURCE)
+    assert engine.asked[-5:] == ["back: stop", *STARTED_AGAIN]
+    assert numbers_in(Path(error.point.database)) == numbers_in(engine.database) == list(range(1, 22))
+    assert (recorded[0]["database"], recorded[0]["sha256"]) == (error.point.database, error.point.sha256)
+    assert (recorded[0]["action"], recorded[0]["outcome"], recorded[0]["serve"]) == ("replace", "failed", SOURCE)
+    assert recorded[1] == {**recorded[0], "action": "start"}
+    last = entries()[-1]
+    assert (last["status"], last["cause"], last["container_logs"]) == ("failed", "not healthy", ["its last words"])
+    assert last["recovery_point"] == error.point.path
+    (kept,) = [name for name in names_in(engine.database.parent) if name.endswith("~")]
+    assert numbers_in(engine.database.parent / kept) == []
+
+
+@pytest.mark.parametrize("step", ["back: stop", "back: start, pull missing", "back: healthy 0.2.0"])
+def test_what_fails_on_the_way_back_is_for_the_next_run(wanted: Switch, engine: Engine, step: str) -> None:
+    engine.does["healthy alone"] = raising(NotReadyError("not healthy", []))
+    engine.does[step] = raising(DockerError("the Engine is gone"))
+    error = failed(wanted)
+    assert (error.left, error.point is not None) == ("later", True)
+    assert str(error) == "not healthy Then, on the way back: the Engine is gone"
+    unfinished = find_unfinished(entries())
+    assert unfinished is not None
+    assert (unfinished["left"]["outcome"], unfinished["left"]["serve"]) == ("failed", SOURCE)
 
 
 def test_with_an_account_diagnostics_are_looked_at_before_clients_are_let_in(wanted: Switch, engine: Engine) -> None:
@@ -205,14 +253,14 @@ def test_with_an_account_diagnostics_are_looked_at_before_clients_are_let_in(wan
 def test_another_version_in_diagnostics_is_rolled_back(wanted: Switch, engine: Engine) -> None:
     engine.does["diagnostics opstage-web-1 admin 0.3.0"] = raising(DiagnosticsError("another version"))
     error = failed(dataclasses.replace(wanted, account=Account("admin", "correct-horse-battery")))
-    assert (error.left, str(error), "start" in engine.asked) == ("replace", "another version", False)
+    assert (error.left, str(error), "start" in engine.asked) == ("replaced", "another version", False)
 
 
 def test_clients_who_could_not_come_in_wrote_nothing(wanted: Switch, engine: Engine) -> None:
     engine.does["start"] = raising(DockerError("the port is taken"))
     engine.has_served = False
     error = failed(wanted)
-    assert (error.left, entries()[-1]["left"]["action"]) == ("replace", "replace")
+    assert (error.left, entries()[-1]["status"]) == ("replaced", "failed")
 
 
 @pytest.mark.parametrize("step", ["start", "healthy"])
@@ -228,7 +276,7 @@ def test_what_clients_may_have_written_is_not_undone(wanted: Switch, engine: Eng
 @pytest.mark.parametrize(
     ("statement", "drops", "left"),
     [
-        ("DELETE FROM entries WHERE number > 15", (), "replace"),
+        ("DELETE FROM entries WHERE number > 15", (), "replaced"),
         ("DELETE FROM entries WHERE number > 15", ("entries",), None),
         ("INSERT INTO entries VALUES (99, 'migrated')", (), None),
     ],

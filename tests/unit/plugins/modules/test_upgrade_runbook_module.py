@@ -105,11 +105,8 @@ def test_what_cannot_be_pinned(run: Run, deployment: dict[str, Any]) -> None:
 
 def test_no_plan(run: Run) -> None:
     result = run(host="web1", failure="It cannot be reached.")
-    assert result == {
-        "changed": False,
-        "text": "## web1\n\nThere is no runbook for this host: It cannot be reached.\n",
-        "invocation": result["invocation"],
-    }
+    assert result["text"] == "## web1\n\nThere is no runbook for this host: It cannot be reached.\n"
+    assert (result["changed"], "msg" in result) == (False, False)
 
 
 @pytest.mark.parametrize(
