@@ -65,8 +65,10 @@ def stream_command(
     take: Take,
     given: bytes = b"",
     descriptors: Sequence[int] = (),
+    folder: str | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> CompletedCommand:
-    """Run `command` and hand what it writes to `take`, piece by piece: memory does not grow with it.
+    """Run `command` in `folder` and hand what it writes to `take`, piece by piece: memory does not grow with it.
 
     The program reads `given`, finds `descriptors` open under the same numbers, and has no terminal to ask at. Should
     this process be killed, the program is ended when it next writes. `timeout` is in seconds, None for no bound. The
@@ -75,6 +77,8 @@ def stream_command(
     """
     starting = asyncio.create_subprocess_exec(
         *command,
+        cwd=folder,
+        env=environment,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

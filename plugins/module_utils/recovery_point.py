@@ -184,13 +184,13 @@ def create_recovery_point(
     parent = project_root(root, deployment["project"])
     make_private_folder(parent)
     with held_for_writing(parent):
-        _remove_partial_folders(parent)
+        remove_partial_folders(parent)
         identifier = f"{utc_stamp()}-{reason}"
-        with _named_last(parent, identifier) as folder:
+        with named_last(parent, identifier) as folder:
             copy = os.path.join(folder, DATABASE_NAME)
             copies = 2 if recipients else 1
             snapshot = (obtain or _reader(deployment["database"]))(
-                copy, lambda size: _require_free(parent, size * copies), progress
+                copy, lambda size: require_free(parent, size * copies), progress
             )
             contents = read_contents(copy)
             files = copy_project_files(deployment, os.path.join(folder, PROJECT_FOLDER))
@@ -220,7 +220,7 @@ def _reader(database: str) -> Obtain:
 
 
 @contextmanager
-def _named_last(parent: str, identifier: str) -> Iterator[str]:
+def named_last(parent: str, identifier: str) -> Iterator[str]:
     """Give a new folder, which gets its name at the end of the context, or is gone where that comes by an error."""
     partial = present = os.path.join(parent, _PARTIAL_PREFIX + identifier)
     os.mkdir(partial, 0o700)
@@ -257,7 +257,7 @@ def held_for_writing(parent: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remove_partial_folders(parent: str) -> None:
+def remove_partial_folders(parent: str) -> None:
     """Remove what a killed backup left; nobody else writes here while the folder is held."""
     for name in os.listdir(parent):
         if name.startswith(_PARTIAL_PREFIX):
@@ -266,7 +266,7 @@ def _remove_partial_folders(parent: str) -> None:
 
 def require_room(parent: str, database: str, copies: int) -> None:
     """Raise RecoveryPointError unless so many copies of a database on this host fit."""
-    _require_free(parent, _largest_copy(database) * copies)
+    require_free(parent, _largest_copy(database) * copies)
 
 
 def _largest_copy(database: str) -> int:
@@ -275,7 +275,8 @@ def _largest_copy(database: str) -> int:
     return sum(os.lstat(path).st_size for path in paths if os.path.lexists(path))
 
 
-def _require_free(parent: str, size: int) -> None:
+def require_free(parent: str, size: int) -> None:
+    """Raise RecoveryPointError unless `size` bytes more fit there, and some to spare."""
     needed = size + _FREE_SPACE_RESERVE
     state = os.statvfs(parent)
     free = state.f_bavail * state.f_frsize

@@ -39,6 +39,7 @@ PACKAGES = {
     "development": {
         "ssh": "openssh-client",
         "age": "age",
+        "restic": "restic",
         "git": "git",
         "shellcheck": "shellcheck",
         "strace": "strace",
