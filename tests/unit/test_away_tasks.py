@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import shutil
 import stat
@@ -20,6 +21,12 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse"
 SECRET = "SECRET_OF_THE_PROJECT"
 HOST = "web1"
+
+# In the place of ssh: runs the command, its last argument, here.
+SSH = """#!/bin/sh
+for command; do :; done
+exec sh -c "$command"
+"""
 
 
 @pytest.fixture
@@ -48,13 +55,17 @@ def point(tmp_path: Path) -> RecoveryPoint:
 
 
 def play(
-    folder: Path, role: str, tasks: str, variables: dict[str, Any], *options: str
+    folder: Path, role: str, tasks: str, variables: dict[str, Any], *options: str, connection: str = "local"
 ) -> subprocess.CompletedProcess[str]:
     task = {"ansible.builtin.include_role": {"name": f"capsule.opstage.{role}", "tasks_from": tasks}}
     plays = [{"hosts": "all", "gather_facts": False, "become": True, "vars": variables, "tasks": [task]}]
     (folder / "playbook.yml").write_text(yaml.safe_dump(plays))
+    (folder / "ssh").write_text(SSH)
+    (folder / "ssh").chmod(0o755)
     program = Path(sys.executable).with_name("ansible-playbook")
     environment = {
+        "ANSIBLE_SSH_EXECUTABLE": str(folder / "ssh"),
+        "ANSIBLE_PIPELINING": "true",
         **os.environ,
         "ANSIBLE_COLLECTIONS_PATH": str(CHECKOUT / ".collections"),
         "ANSIBLE_LOCAL_TEMP": str(folder / "local"),
@@ -62,7 +73,7 @@ def play(
         "ANSIBLE_BECOME_ALLOW_SAME_USER": "true",
         "ANSIBLE_PYTHON_INTERPRETER": sys.executable,
     }
-    command = [str(program), "-vvv", "--inventory", f"{HOST},", "--connection", "local", *options]
+    command = [str(program), "-vvv", "--inventory", f"{HOST},", "--connection", connection, *options]
     return subprocess.run(
         [*command, str(folder / "playbook.yml")],
         capture_output=True,
@@ -73,10 +84,12 @@ def play(
     )
 
 
-def send(folder: Path, point: RecoveryPoint, *options: str, **variables: Any) -> subprocess.CompletedProcess[str]:
+def send(
+    folder: Path, point: RecoveryPoint, *options: str, connection: str = "local", **variables: Any
+) -> subprocess.CompletedProcess[str]:
     skipped = {"skipped": True}
     made = {"backup_online": {"path": point.path}, "backup_api": skipped, "backup_point": skipped}
-    return play(folder, "backup", "send", {**made, **variables}, *options)
+    return play(folder, "backup", "send", {**made, **variables}, *options, connection=connection)
 
 
 def content_of(folder: str | Path) -> dict[str, tuple[int, bytes]]:
@@ -90,6 +103,16 @@ def content_of(folder: str | Path) -> dict[str, tuple[int, bytes]]:
 
 
 class TestController:
+    def test_nothing_of_it_is_shown_on_the_way(self, point: RecoveryPoint, tmp_path: Path) -> None:
+        """The connection of ssh shows what a command writes, to whoever asks for so many words."""
+        folder = tmp_path / "controller"
+        done = send(tmp_path, point, connection="ssh", opstage_fetch_to=str(folder))
+        assert done.returncode == 0, done.stdout
+        assert content_of(folder / HOST / "opstage" / point.manifest["id"]) == content_of(point.path)
+        assert "ESTABLISH SSH CONNECTION" in done.stdout
+        for path in Path(point.path).rglob("*.*"):
+            assert base64.b64encode(path.read_bytes()[:30]).decode() not in done.stdout, path
+
     def test_brought(self, point: RecoveryPoint, tmp_path: Path) -> None:
         folder = tmp_path / "controller"
         before = send(tmp_path, point, "--check", opstage_fetch_to=str(folder))
