@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from testbed.command import down, stop, up
+from testbed.engine import answers, exists
 from testbed.inventory import folder_of
 from testbed.machine import CACHE, CHECKOUT
 from testbed.process import run_logged
+from testbed.registry import CONTAINER
 
 NAME = "fleet"
 OLD, NEW = "0.2.0", "0.3.0"
@@ -26,7 +28,11 @@ VARIABLES: dict[str, dict[str, Any]] = {
 
 @contextmanager
 def real_hosts(count: int) -> Iterator[Path]:
-    """Have so many hosts with an Opstage for the block; yields their inventory. Afterwards they are gone."""
+    """Have so many hosts with an Opstage for the block; yields their inventory. Afterwards they are gone.
+
+    So is the rest of the testbed, registry and Engine, where it was not there before.
+    """
+    was_there = answers() and exists("container", CONTAINER)
     try:
         up(NAME, count, OLD)
         inventory = folder_of(NAME) / "inventory.yml"
@@ -36,7 +42,8 @@ def real_hosts(count: int) -> Iterator[Path]:
         yield inventory
     finally:
         down(NAME)
-        stop()
+        if not was_there:
+            stop()
 
 
 def playbook(inventory: Path, path: Path, forks: int, limit: str) -> list[str]:

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from bench import fleet_runs, fleet_simulation
+from bench import fleet_hosts, fleet_runs, fleet_simulation
 from bench.database import MEGABYTE
 from bench.fleet import cells
 from bench.fleet_hosts import BACKUP, STATUS, UPGRADE
@@ -161,3 +162,31 @@ def test_the_page_shows_every_run_and_the_command_that_made_it() -> None:
     assert "| 10 hosts, 5 forks | status.yml | 7 | 0.70 | 0.1 | 100 | 100 |" in page
     assert "Not measured: simulation: no mounts" in page
     assert "How many hosts that is was not measured" in page
+
+
+@pytest.mark.parametrize("was_there", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_hosts_are_removed_and_a_testbed_that_others_use_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, was_there: bool, fails: bool
+) -> None:
+    done: list[str] = []
+
+    def up(name: str, count: int, version: str) -> None:
+        done.append(f"up {name} {count} {version}")
+        if fails:
+            raise TestbedError("too little disk")
+
+    monkeypatch.setattr(fleet_hosts, "answers", lambda: was_there)
+    monkeypatch.setattr(fleet_hosts, "exists", lambda kind, name: True)
+    monkeypatch.setattr(fleet_hosts, "up", up)
+    monkeypatch.setattr(fleet_hosts, "run_logged", lambda command, log: done.append("deploy"))
+    monkeypatch.setattr(fleet_hosts, "down", lambda name: done.append(f"down {name}"))
+    monkeypatch.setattr(fleet_hosts, "stop", lambda: done.append("stop"))
+    with suppress(TestbedError), fleet_hosts.real_hosts(3):
+        done.append("block")
+    assert done == [
+        "up fleet 3 0.2.0",
+        *([] if fails else ["deploy", "block"]),
+        "down fleet",
+        *([] if was_there else ["stop"]),
+    ]
