@@ -132,10 +132,15 @@ def list_containers() -> list[dict[str, Any]]:
 
 def find_container(project: str, service: str) -> str:
     """Return the name of the container that Compose made for the service; raises DiscoveryError, DockerError."""
+    return name_of(describe_container(project, service))
+
+
+def describe_container(project: str, service: str) -> dict[str, Any]:
+    """Return Docker's description of that container; raises DiscoveryError, DockerError."""
     wanted = (project, service)
     for container in list_containers():
         if (label(container, LABEL_PROJECT), label(container, LABEL_SERVICE)) == wanted:
-            return name_of(container)
+            return container
     raise DiscoveryError(f"The service {service} of the project {project} has no container any more.")
 
 

@@ -15,9 +15,10 @@ from typing import Any, Mapping, Sequence
 
 from .compose_image import ComposeProject, PinResult, pin_image
 from .compose_service import has_served, start_service, stop_service
-from .deployment import DiscoveryError, find_container
+from .deployment import DiscoveryError, describe_container, find_container, name_of
 from .diagnostics import DiagnosticsError, require_version_in
 from .docker_command import run_docker
+from .network_namespace import make_known
 from .operation_record import OperationRecord
 from .opstage_session import Account
 from .readiness import NotReadyError, Readiness, wait_until_ready
@@ -167,10 +168,12 @@ class _Run:
         """Start the target version and wait until it is healthy; with overrides, where no client reaches it."""
         deployment, wanted = self._deployment, self._wanted
         start_service(deployment, overrides)
-        container = find_container(deployment["project"], deployment["service"])
+        container = describe_container(deployment["project"], deployment["service"])
+        if not overrides:
+            make_known(container)
         timeout = max(wanted.timeout, REHEARSALS_ALLOWED * (wanted.rehearsal_seconds or 0))
         version = wanted.target["version"]
-        return wait_until_ready(deployment["url"], version, timeout, container, isolated=bool(overrides))
+        return wait_until_ready(deployment["url"], version, timeout, name_of(container), isolated=bool(overrides))
 
     def _look_at_diagnostics(self, version: str) -> None:
         """See that people find the version there too; while no client reaches it, since that can still be undone."""

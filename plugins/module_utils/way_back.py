@@ -13,11 +13,12 @@ from typing import Any, Callable, Mapping
 
 from .compose_image import ComposeImageError, ComposeProject, pin_image
 from .compose_service import start_service, stop_service
-from .deployment import DiscoveryError, find_container
+from .deployment import DiscoveryError, describe_container, find_container, name_of
 from .deployment_lock import DeploymentLockError
 from .docker_command import DockerError, give_tag_back
 from .durable_files import PrivateFolderError
 from .journal import JournalError
+from .network_namespace import make_known
 from .readiness import NotReadyError, Readiness, wait_until_ready
 from .recovery_point import RecoveryPointError, create_recovery_point
 from .sqlite_changes import ChangesError, compare_databases, describe_changes
@@ -134,5 +135,6 @@ def pin_served(deployment: Mapping[str, Any], serve: Mapping[str, Any]) -> None:
 def start_served(deployment: Mapping[str, Any], version: str | None, timeout: float) -> Readiness:
     """Start the service, whose image is pulled only where it is missing, and wait until it is healthy."""
     start_service(deployment, pull="missing")
-    container = find_container(deployment["project"], deployment["service"])
-    return wait_until_ready(deployment["url"], version, timeout, container)
+    container = describe_container(deployment["project"], deployment["service"])
+    make_known(container)
+    return wait_until_ready(deployment["url"], version, timeout, name_of(container))

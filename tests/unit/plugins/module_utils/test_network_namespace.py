@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
-from ansible_collections.capsule.opstage.plugins.module_utils.network_namespace import call_in_network_of
+from ansible_collections.capsule.opstage.plugins.module_utils.network_namespace import call_in_network_of, make_known
 from ansible_collections.capsule.opstage.plugins.module_utils.opstage_api import get_service_status
 from opstage_testing import answers, serving_in_own_network
 
@@ -56,3 +58,22 @@ def test_who_may_not_enter_is_told_so() -> None:
         os._exit(1)
     _pid, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+def container(pid: int, gateway: str, gateway6: str = "") -> dict[str, Any]:
+    """As Docker describes one."""
+    networks = {"project_default": {"Gateway": gateway, "IPv6Gateway": gateway6}}
+    return {"State": {"Pid": pid}, "NetworkSettings": {"Networks": networks}}
+
+
+def test_a_packet_goes_to_the_gateway() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as gateway:
+        gateway.settimeout(10)
+        gateway.bind(("127.9.9.9", 9))
+        make_known(container(os.getpid(), "127.9.9.9"))
+        assert gateway.recv(1) == b""
+
+
+@pytest.mark.parametrize(("pid", "gateway"), [(0, "127.0.0.1"), (1 << 22, "127.0.0.1"), (os.getpid(), "nowhere")])
+def test_what_cannot_be_told_is_no_failure(pid: int, gateway: str) -> None:
+    make_known(container(pid, gateway))

@@ -37,6 +37,8 @@ class Engine:
     def __init__(self, database: Path) -> None:
         self.database = database
         self.asked: list[str] = []
+        self.known: list[int] = []
+        """Before which of these the host was told of the container."""
         self.does: dict[str, Callable[[], object]] = {}
         self.timeouts: list[float] = []
         self.has_served = True
@@ -111,6 +113,8 @@ def engine(wanted: Switch, monkeypatch: pytest.MonkeyPatch) -> Engine:
         "stop_service": lambda _deployment: made.step("stop"),
         "start_service": lambda _deployment, overrides: made.step(f"start {' '.join(overrides)}".strip()),
         "find_container": lambda *_names: "opstage-web-1",
+        "describe_container": lambda *_names: {"Name": "/opstage-web-1"},
+        "make_known": lambda _container: made.known.append(len(made.asked)),
         "wait_until_ready": lambda _url, _version, timeout, _container, isolated: made.wait(timeout, isolated),
         "has_served": lambda _container: made.has_served,
         "require_version_in": lambda container, account, version: made.step(
@@ -121,6 +125,8 @@ def engine(wanted: Switch, monkeypatch: pytest.MonkeyPatch) -> Engine:
         monkeypatch.setattr(upgrade_switch, name, function)
     on_the_way_back: dict[str, Any] = {
         "find_container": lambda *_names: "opstage-web-1",
+        "describe_container": lambda *_names: {"Name": "/opstage-web-1"},
+        "make_known": lambda _container: made.known.append(len(made.asked)),
         "stop_service": lambda _deployment: made.step("back: stop"),
         "pin_image": lambda _project, _service, tag, _digest: made.pinned(tag),
         "give_tag_back": lambda image, image_id, _digest: made.step(f"back: tag {image} {image_id}"),
@@ -160,6 +166,7 @@ def test_a_switch(wanted: Switch, engine: Engine) -> None:
         f"tag repo@{TARGET['digest']} repo:0.3.0",
         *("pin", "stop", "start /state/isolation.yml", "healthy alone", "start", "healthy"),
     ]
+    assert [engine.asked[number] for number in engine.known] == ["healthy"]
     assert numbers_in(Path(switched.point.database)) == list(range(1, 22))
     assert switched.point.manifest["reason"] == "pre-upgrade"
     assert switched.changes == {"entries": {"added": 1, "changed": 0, "removed": 0}}

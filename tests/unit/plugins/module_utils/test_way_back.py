@@ -71,6 +71,8 @@ class Host:
             **{"database": str(self.database), "url": "http://127.0.0.1:8080"},
         }
         self.asked: list[str] = []
+        self.known: list[int] = []
+        """Before which of these the host was told of the container."""
         self.does: dict[str, Callable[[], object]] = {}
         self.lock = take_lock(journal.state_folder("opstage"), "rollback", "root", "here", None)[0].token
 
@@ -112,6 +114,8 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
 
     replacements: dict[str, Any] = {
         "find_container": lambda *_names: "opstage-web-1",
+        "describe_container": lambda *_names: {"Name": "/opstage-web-1"},
+        "make_known": lambda _container: made.known.append(len(made.asked)),
         "stop_service": lambda deployment: made.step(f"stop {deployment['container']}"),
         "pin_image": pin,
         "give_tag_back": lambda image, image_id, digest: made.step(f"tag {image} {image_id} {digest}"),
@@ -151,6 +155,7 @@ class TestRollback:
     def test_back(self, host: Host, wanted: Rollback) -> None:
         done = roll_back(wanted)
         assert host.asked == WAY
+        assert [host.asked[number] for number in host.known] == ["healthy 0.2.0"]
         assert (done.version, done.kept.dropped) == ("0.2.0", "entries: 5 added")
         assert host.numbers == list(range(1, 21))
         assert host.points == ["pre-upgrade", "pre-rollback"]
