@@ -81,8 +81,11 @@ def _codes() -> Iterator[None]:
     """Give the errors of the core the exit codes of the command."""
     try:
         yield
-    except tuple(kind for kind, _code in CODES) as error:
-        raise CommandError(next(code for kind, code in CODES if isinstance(error, kind)), str(error)) from error
+    except Exception as error:
+        for kind, code in CODES:
+            if isinstance(error, kind):
+                raise CommandError(code, str(error)) from error
+        raise
 
 
 def describe_commands(commands: Any, epilog: str) -> None:

@@ -125,7 +125,7 @@ class Attempts:
             return
         request = urllib.request.Request(address, headers={"User-Agent": f"opstage-ops/{VERSION}"})
         try:
-            with urllib.request.urlopen(request, timeout=PING_TIMEOUT):
+            with urllib.request.build_opener().open(request, timeout=PING_TIMEOUT):
                 pass
         except (OSError, ValueError) as error:
             # The address is a secret, and some errors repeat it.
