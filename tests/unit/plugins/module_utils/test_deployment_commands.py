@@ -170,6 +170,23 @@ def test_nothing_is_made_of_what_was_cut_off(host: Host) -> None:
     assert host.run("status")[1]["unfinished_operation"]["operation"] == "upgrade"
 
 
+def test_where_no_upgrade_is_recorded_nothing_is_rolled_back(host: Host) -> None:
+    for options in ((), ("--unless-confirmed", "the-run")):
+        code, result = host.run("rollback", *options)
+        assert code == ExitCode.RECOVERY_POINT
+        assert "There is nothing to roll back to" in result["error"]
+    assert find_holder(state_folder("opstage")) is None
+
+
+def test_who_did_not_confirm_is_taken_for_gone(host: Host) -> None:
+    folder = state_folder("opstage")
+    token = take_lock(folder, "upgrade", "somebody", "elsewhere", find_process(os.getppid()))[0].token
+    assert host.run("rollback")[0] == ExitCode.BUSY
+    assert host.run("rollback", "--unless-confirmed", "another")[0] == ExitCode.BUSY
+    assert host.run("rollback", "--unless-confirmed", token)[0] == ExitCode.RECOVERY_POINT
+    assert find_holder(folder) is None
+
+
 def test_without_an_opstage(host: Host, docker: RecordedDocker) -> None:
     docker.has_containers([])
     assert host.run("backup")[0] == ExitCode.NO_DEPLOYMENT
