@@ -72,19 +72,24 @@ class Results:
 
 def goals(results: Results) -> Iterator[Goal]:
     """Per host at the most hosts: each playbook against a ping, and each against itself with the fewest hosts."""
-    sizes = results.sizes() or [0]
+    sizes = results.sizes()
+    most = sizes[-1] if sizes else 0
     for measure in MEASURES:
         for playbook, limit in TIMES_PING.items():
-            ours = results.per_host(sizes[-1], playbook, measure)
-            ping = results.per_host(sizes[-1], PING, measure)
-            yield compare(f"`{playbook}`, {measure} per host at {sizes[-1]} hosts", limit, "times a ping's", ours, ping)
+            ours, ping = (results.per_host(most, name, measure) for name in (playbook, PING))
+            yield compare(describe_goal(playbook, measure, sizes[-1:]), limit, "times a ping's", ours, ping)
     if len(sizes) < 2:
         return
     for measure in MEASURES:
         for playbook in TIMES_PING:
-            few, many = (results.per_host(hosts, playbook, measure) for hosts in (sizes[0], sizes[-1]))
-            title = f"`{playbook}`, {measure} per host at {sizes[-1]} hosts"
+            few, many = (results.per_host(hosts, playbook, measure) for hosts in (sizes[0], most))
+            title = describe_goal(playbook, measure, sizes[-1:])
             yield compare(title, 1, f"times that at {sizes[0]} hosts", many, few)
+
+
+def describe_goal(playbook: str, measure: str, most: Sequence[int]) -> str:
+    """What is measured, with the number of hosts where there is one."""
+    return f"`{playbook}`, {measure} per host" + "".join(f" at {hosts} hosts" for hosts in most)
 
 
 def compare(measure: str, limit: float, unit: str, ours: float | None, base: float | None) -> Goal:
@@ -262,8 +267,8 @@ pipelining = true
 ssh_args = -o ControlMaster=auto -o ControlPersist=10m
 ```
 
-- `forks`: Ansible's 5 leaves cores idle while hosts work. Four to ten for each core of the controller; beyond that only
-  memory grows.
+- `forks`: Ansible's own are 5. A fork works on the controller for a part of each task and waits for the host in the
+  rest: use more the farther and the slower the hosts are. Once the controller's cores are busy, more only take memory.
 - `pipelining`: a module goes through the connection that runs it. Without it each task makes a folder, copies and
   removes: several times the round trips. `requiretty` in a host's sudoers prevents it.
 - `ControlPersist`: one connection for all tasks of a host. Let it outlast the longest task, or the wait for the next

@@ -7,11 +7,11 @@ import json
 import signal
 import subprocess
 import sys
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from ansible_collections.capsule.opstage.plugins.module_utils.opstage_api import ServiceStatus, get_service_status
 from bench import fleet_hosts, fleet_runs, fleet_simulation
 from bench.database import MEGABYTE
 from bench.fleet import cells
@@ -93,8 +93,8 @@ def test_a_simulated_host_has_a_docker_that_knows_its_own_deployment_and_nothing
 
 
 def test_the_simulated_opstage_answers() -> None:
-    with answering(ANSWERS) as url, urllib.request.urlopen(f"{url}/api/system/health", timeout=10) as response:
-        assert json.load(response) == {"success": True, "data": ANSWERS["/api/system/health"]}
+    with answering(ANSWERS) as url:
+        assert get_service_status(url) == ServiceStatus(status="UP", version="0.2.0", edition="ce")
 
 
 @pytest.mark.parametrize("is_there", [True, False])
@@ -135,6 +135,7 @@ def test_playbooks_are_judged_per_host_against_a_ping_and_against_fewer_hosts() 
 
 def test_without_runs_over_ssh_no_goal_is_judged() -> None:
     assert {goal.reached for goal in goals(Results())} == {"not measured"}
+    assert "`status.yml`, CPU per host" in {goal.measure for goal in goals(Results())}
 
 
 def test_what_hosts_forks_and_slices_cost_is_said() -> None:
