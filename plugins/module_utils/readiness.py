@@ -71,9 +71,10 @@ def wait_until_ready(
     begin = time.monotonic()
     next_look = begin + CONTAINER_INTERVAL
     patience = FIRST_CONNECTION_TIMEOUT
+    inside = _Inside(container)
     while True:
         try:
-            answer = _ask_inside(container) if isolated else _ask(url, patience)
+            answer = inside.ask() if isolated else _ask(url, patience)
             found = f"status {answer.status or 'missing'}, version {answer.version or 'missing'}"
             if answer.status == "UP":
                 _require_version(answer.version, expected_version, url, container)
@@ -120,18 +121,32 @@ def _ask(url: str, connection_timeout: float) -> ServiceStatus:
     return get_service_status(url)
 
 
-def _ask_inside(container: str) -> ServiceStatus:
-    """Ask from inside the container's network; raises OpstageUnreachableError, also while it does not run."""
-    try:
-        pid = inspect("container", [container])[0]["State"]["Pid"]
-    except DockerError as error:
-        raise NotReadyError(f"The container {container} is gone: {error}", []) from error
-    if not pid:
-        raise OpstageUnreachableError(f"the container {container} is not running")
-    try:
-        return call_in_network_of(pid, lambda: get_service_status(URL_IN_CONTAINER))
-    except OSError as error:
-        raise OpstageUnreachableError(f"the container {container} ended while it was asked: {error}") from error
+class _Inside:
+    """Asks from inside the container's network; looks for its process again only where that has ended."""
+
+    def __init__(self, container: str) -> None:
+        self._container = container
+        self._pid = 0
+
+    def ask(self) -> ServiceStatus:
+        """Raises OpstageUnreachableError, also while the container does not run, NotReadyError where there is none."""
+        self._pid = self._pid or self._find()
+        try:
+            return call_in_network_of(self._pid, lambda: get_service_status(URL_IN_CONTAINER))
+        except OSError as error:
+            self._pid = 0
+            raise OpstageUnreachableError(
+                f"the container {self._container} ended while it was asked: {error}"
+            ) from error
+
+    def _find(self) -> int:
+        try:
+            pid: int = inspect("container", [self._container])[0]["State"]["Pid"]
+        except DockerError as error:
+            raise NotReadyError(f"The container {self._container} is gone: {error}", []) from error
+        if not pid:
+            raise OpstageUnreachableError(f"the container {self._container} is not running")
+        return pid
 
 
 def _require_version(version: str, expected: str | None, url: str, container: str) -> None:
