@@ -107,7 +107,6 @@ options:
     type: str
 seealso:
   - module: capsule.opstage.upgrade_rehearsal
-  - module: capsule.opstage.recovery_point_complete
 """
 
 EXAMPLES = r"""
