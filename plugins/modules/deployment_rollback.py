@@ -14,13 +14,12 @@ description:
     place, pins the image that it was made with, starts the service, and waits until it is healthy in that version.
   - Each change is recorded in the journal beforehand, so that the next run of any playbook goes on wherever this one
     was cut off.
-requirements:
-  - The C(docker) command with its Compose plugin, 2.18 or newer, on the host.
 author:
   - The capsule.opstage contributors (@capsule-opstage)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
   - ansible.builtin.action_common_attributes.flow
+  - capsule.opstage.operation
   - capsule.opstage.progress
 attributes:
   check_mode:
@@ -30,10 +29,6 @@ attributes:
   platform:
     platforms: linux
 options:
-  deployment:
-    description: The deployment, as M(capsule.opstage.deployment_info) returns it.
-    type: dict
-    required: true
   path:
     description: Folder of the recovery point to go back to. It must have been verified.
     type: path
@@ -63,14 +58,6 @@ options:
   image_digest:
     description: The digest of that image in its repository, if any.
     type: str
-  lock:
-    description: The token of the lock, as M(capsule.opstage.deployment_lock) returned it.
-    type: str
-    required: true
-  root:
-    description: Folder below which the recovery points of all projects lie.
-    type: path
-    default: /var/backups/opstage
   timeout:
     description: Seconds within which the service must be healthy.
     type: int

@@ -15,13 +15,12 @@ description:
     the operation has ended.
   - What clients have written meanwhile is kept in a recovery point first, where it would be dropped.
   - Can be run again after a failure.
-requirements:
-  - The C(docker) command with its Compose plugin, 2.18 or newer, on the host.
 author:
   - The capsule.opstage contributors (@capsule-opstage)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
   - ansible.builtin.action_common_attributes.flow
+  - capsule.opstage.operation
   - capsule.opstage.progress
 attributes:
   check_mode:
@@ -31,22 +30,10 @@ attributes:
   platform:
     platforms: linux
 options:
-  deployment:
-    description: The deployment, as M(capsule.opstage.deployment_info) returns it.
-    type: dict
-    required: true
   unfinished_operation:
     description: The operation, as M(capsule.opstage.deployment_info) returns it.
     type: dict
     required: true
-  lock:
-    description: The token of the lock, as M(capsule.opstage.deployment_lock) returned it.
-    type: str
-    required: true
-  root:
-    description: Folder below which the recovery points of all projects lie.
-    type: path
-    default: /var/backups/opstage
   timeout:
     description: Seconds within which the service must be healthy.
     type: int

@@ -20,13 +20,12 @@ description:
   - A container that is never started keeps the image of the previous version from C(docker image prune --all), until
     the next upgrade has succeeded.
   - Each change is recorded in the journal beforehand, with how to go on or back from there.
-requirements:
-  - The C(docker) command with its Compose plugin, 2.18 or newer, on the host.
 author:
   - The capsule.opstage contributors (@capsule-opstage)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
   - ansible.builtin.action_common_attributes.flow
+  - capsule.opstage.operation
   - capsule.opstage.progress
 attributes:
   check_mode:
@@ -36,10 +35,6 @@ attributes:
   platform:
     platforms: linux
 options:
-  deployment:
-    description: The deployment, as M(capsule.opstage.deployment_info) returns it.
-    type: dict
-    required: true
   source:
     description: What serves now, and is to serve again when the target version does not.
     type: dict
@@ -65,14 +60,6 @@ options:
     type: dict
     required: true
     suboptions: *serve
-  lock:
-    description: The token of the lock, as M(capsule.opstage.deployment_lock) returned it.
-    type: str
-    required: true
-  root:
-    description: Folder below which the recovery points of all projects lie.
-    type: path
-    default: /var/backups/opstage
   isolation:
     description: The Compose file that takes the service's networks away, see M(capsule.opstage.compose_overrides).
     type: path
