@@ -28,10 +28,10 @@ AT_EVERY_TASK = {
     HOST: (UPGRADE, ROLLBACK, RESTORE, BACKUP),
 }
 """The kinds and operations of the whole campaign, besides its random moments."""
-SWITCH = "Switch | Stop"
-"""The upgrade's task during which the service is down: it does much, and is cut off within, too."""
-WITHIN_THE_SWITCH = {CONTROLLER: 0.3, HOST: 0.6}
-"""How many seconds are between two cuts of a kind in that task."""
+SWITCHES = {UPGRADE: "Switch | Stop", ROLLBACK: "Stop, keep what is there"}
+"""The tasks during which the service is down: they do much, and are cut off within, too."""
+WITHIN_A_SWITCH = {CONTROLLER: 0.3, HOST: 0.6}
+"""How many seconds are between two cuts of a kind in such a task."""
 REGISTRY_DOWN, ALWAYS = "+registry", "+always"
 CHANCE = 1 / 4
 """That a random moment has the one or the other."""
@@ -77,7 +77,7 @@ def trial_of(key: str) -> Trial:
     if found is None:
         raise TestbedError(
             f"'{key}' is no trial: expected such as upgrade:7, {HOST}/restore:Put in place, {CONNECTION}/backup:3.5s, "
-            f"upgrade:{SWITCH}~1.2s or upgrade:7{REGISTRY_DOWN}{ALWAYS}"
+            f"upgrade:{SWITCHES[UPGRADE]}~1.2s or upgrade:7{REGISTRY_DOWN}{ALWAYS}"
         )
     kind, operation, seconds, task, delay, registry_down, always = found.groups()
     moment = float(seconds) if seconds else task
@@ -104,10 +104,10 @@ class Course:
 def whole_campaign(
     courses: Mapping[str, Course], kinds: Sequence[str], one_in: int, random_only: bool = False
 ) -> list[Trial]:
-    """All trials of the operations in ``courses``, or one of so many: at every task, within the switch, and at random.
+    """All trials of the operations in ``courses``, or one of so many: every task, within the switches, at random.
 
     ``kinds`` are those that are made at every task and at random; none are those of AT_EVERY_TASK, and at random all.
-    The same courses give the same trials. Raises TestbedError where the upgrade has no switch.
+    The same courses give the same trials. Raises TestbedError where an operation has no switch.
     """
     chance = random.Random(SEED)
     trials = []
@@ -115,8 +115,9 @@ def whole_campaign(
         for operation in courses if kinds else AT_EVERY_TASK[kind]:
             if operation in courses:
                 trials += [Trial(operation, str(number + 1), kind) for number in range(len(courses[operation].tasks))]
-    if UPGRADE in courses and not random_only:
-        trials += within_the_switch(courses[UPGRADE], kinds or list(WITHIN_THE_SWITCH))
+    for operation in () if random_only else SWITCHES:
+        if operation in courses:
+            trials += within_the_switch(operation, courses[operation], kinds or list(WITHIN_A_SWITCH))
     for _number in range(RANDOM_MOMENTS):
         operation = chance.choice(list(courses))
         moment = round(chance.uniform(SECONDS_BEFORE_ANY_TASK, courses[operation].seconds), 1)
@@ -127,15 +128,16 @@ def whole_campaign(
     return trials[chance.randrange(one_in) :: one_in]
 
 
-def within_the_switch(upgrade: Course, kinds: Collection[str]) -> list[Trial]:
-    """Cuts of these kinds all through the upgrade's switch. Raises TestbedError where it has none."""
-    number = next((number for number, task in enumerate(upgrade.tasks) if SWITCH in task), None)
+def within_the_switch(operation: str, course: Course, kinds: Collection[str]) -> list[Trial]:
+    """Cuts of these kinds all through the operation's switch. Raises TestbedError where it has none."""
+    switch = SWITCHES[operation]
+    number = next((number for number, task in enumerate(course.tasks) if switch in task), None)
     if number is None:
-        raise TestbedError(f"the upgrade has no task '{SWITCH}', but {', '.join(map(repr, upgrade.tasks))}")
-    seconds = upgrade.duration(number)
+        raise TestbedError(f"the {operation} has no task '{switch}', but {', '.join(map(repr, course.tasks))}")
+    seconds = course.duration(number)
     return [
-        Trial(UPGRADE, SWITCH, kind, delay=round(count * apart, 1))
-        for kind, apart in WITHIN_THE_SWITCH.items()
+        Trial(operation, switch, kind, delay=round(count * apart, 1))
+        for kind, apart in WITHIN_A_SWITCH.items()
         if kind in kinds
         for count in range(1, math.ceil(seconds / apart))
     ]

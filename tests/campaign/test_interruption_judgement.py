@@ -73,9 +73,10 @@ def test_within_the_switch_are_the_kinds_and_operations_that_were_asked_for() ->
 
 
 def test_a_course_whose_switch_has_another_name_is_refused() -> None:
-    renamed = {"upgrade": Course(["one", "two"], 12.0, [1.0, 10.0])}
-    with pytest.raises(TestbedError, match=r"'Switch \| Stop'.*'one', 'two'"):
-        whole_campaign(renamed, (), 1)
+    for operation, task in (("upgrade", r"Switch \| Stop"), ("rollback", "Stop, keep what is there")):
+        renamed = {operation: Course(["one", "two"], 12.0, [1.0, 10.0])}
+        with pytest.raises(TestbedError, match=rf"the {operation} has no task '{task}', but 'one', 'two'"):
+            whole_campaign(renamed, (), 1)
 
 
 def test_a_task_takes_until_the_next_one_begins_or_all_ends() -> None:

@@ -19,7 +19,8 @@ SAMPLE = (
     "create:Choose and verify the recovery point",
     "connection/restore:Put in place | Replace the database",
     "backup:Offline | Make a recovery point",
-    "rollback:Switch back | Pin the previous image",
+    "rollback:Stop, keep what is there~0.9s",
+    "host/rollback:Stop, keep what is there~1.8s",
 )
 """About where the service is stopped, where the new version runs and no client may reach it, and where it is open to
 clients; where a host has its project but no data yet; where a database is being replaced; where a copy at rest is made;
