@@ -195,13 +195,13 @@ class TestRestic:
 def test_the_rest_of_a_restore_takes_what_was_brought(tmp_path: Path) -> None:
     variables = {
         "opstage_recovery_point": "restic:latest",
-        "restore_fetched": {"path": "/var/backups/opstage/opstage/x"},
+        "restore_from_repository": {"path": "/var/backups/opstage/opstage/x"},
         "restore_creates": False,
         "deployment_discovery": {"deployment": {"project": "opstage"}},
     }
     role = yaml.safe_load((CHECKOUT / "roles" / "restore" / "vars" / "main.yml").read_text())
     defaults = yaml.safe_load((CHECKOUT / "roles" / "restore" / "defaults" / "main.yml").read_text())
-    expected = ["restore_wanted == restore_fetched.path", "restore_is_prepared", "not restore_is_staged"]
+    expected = ["restore_wanted == restore_from_repository.path", "restore_is_prepared", "not restore_is_staged"]
     plays = [
         {
             "hosts": "localhost",
