@@ -1036,6 +1036,8 @@ def started_restore(source: Path, path: Path) -> int:
             status = 0
         except RestoreError as error:
             status = REFUSED if error.reason in (Reason.IN_USE, Reason.LOCKED, Reason.REFUSED) else 1
+            if status == 1:
+                os.write(2, f"{error.reason}: {error}\n".encode())
         finally:
             os._exit(status)
     return child
