@@ -142,8 +142,14 @@ class _Place:
         status = self.status(suffix)
         if status is None or status.st_size == 0:
             return False
-        with self.opened(suffix) as descriptor:
-            return suffix != "-journal" or os.pread(descriptor, 1, 0) != b"\x00"
+        try:
+            with self.opened(suffix) as descriptor:
+                return suffix != "-journal" or os.pread(descriptor, 1, 0) != b"\x00"
+        except DatabaseFileError as error:
+            # Another restore, or SQLite itself, has folded and removed it in this moment.
+            if error.reason is Reason.MISSING:
+                return False
+            raise
 
 
 def restore_database(
