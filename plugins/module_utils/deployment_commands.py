@@ -414,6 +414,8 @@ def _retention_lines(retention: Retention, check: bool) -> list[str]:
 def _status(options: argparse.Namespace, _report: ProgressReport) -> Outcome:
     settings = _settings(options)
     bound = parse_duration(options.max_age) if options.max_age is not None else None
+    if options.max_age is not None and bound is None:
+        raise SettingsError(f"--max-age is {options.max_age!r}, of no length; expected is such as 26h.")
     deployment, now = _discover(settings), datetime.now(timezone.utc)
     newest = find_newest(settings.root, deployment.project)
     unfinished = find_unfinished(read_entries(journal_path(deployment.project)))

@@ -128,6 +128,7 @@ def test_status_fails_where_there_is_no_young_recovery_point(host: Host) -> None
     code, result = host.run("status", "--max-age", "1d")
     assert code == ExitCode.RECOVERY_POINT
     assert "no recovery point. The newest recovery point is older than 1d, or there is none." in result["error"]
+    assert host.run("status", "--max-age", "0h")[0] == ExitCode.BAD_USAGE
     made = host.backup()
     code, result = host.run("status", "--max-age", "1d")
     assert (code, result["newest_recovery_point"]["id"]) == (ExitCode.DONE, made["id"])

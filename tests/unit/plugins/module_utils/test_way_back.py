@@ -325,8 +325,8 @@ class TestHostRollback:
         return "up"
 
     def undo(self, host: Host, run: str | None = None) -> Undone:
-        names = [field.name for field in dataclasses.fields(Deployment)]
-        found = Deployment(**{name: host.deployment.get(name) for name in names})  # type: ignore[arg-type]
+        fields: dict[str, Any] = {one.name: host.deployment.get(one.name) for one in dataclasses.fields(Deployment)}
+        found = Deployment(**fields)
         found = dataclasses.replace(found, isolated=False, container_started="2026-11-22T02:15:00Z")
         return undo_upgrade(HostRollback(lambda: found, host.root, host.lock, 30, run))
 

@@ -437,7 +437,7 @@ class Listed:
 
 
 def found(wanted: str, project: str | None, host: str | None) -> tuple[str, ...]:
-    return find_sent(Listed(), wanted, project, host).snapshots  # type: ignore[arg-type]
+    return find_sent(Listed(), wanted, project, host).snapshots  # type: ignore[arg-type]  # it only lists
 
 
 def test_what_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
