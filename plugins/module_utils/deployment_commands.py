@@ -45,7 +45,7 @@ from .retention import (
     parse_duration,
     parse_policy,
 )
-from .scheduled_backup import Attempts, is_verified, read_record
+from .scheduled_backup import Attempts, read_record
 from .sqlite_files import ProgressReport
 from .upgrade_rollback import RollbackError
 
@@ -320,7 +320,7 @@ def _row(entry: FolderEntry) -> tuple[str, ...]:
         format_bytes(manifest["database"]["size"]),
         f"{manifest['duration_seconds']:.1f} s",
         manifest["method"],
-        "yes" if is_verified(entry) else "no",
+        "yes" if entry.point is not None and entry.point.is_verified else "no",
         "no" if manifest.get("encryption") is None else "yes",
     )
 
@@ -339,7 +339,7 @@ def _described(point: RecoveryPoint) -> dict[str, Any]:
         "version": manifest["opstage"]["version"],
         "size": manifest["database"]["size"],
         "sha256": point.sha256,
-        "verified": is_verified(FolderEntry(point.path, "whole", point=point)),
+        "verified": point.is_verified,
         "encrypted": point.is_encrypted,
     }
 

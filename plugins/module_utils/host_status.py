@@ -26,7 +26,7 @@ from .recovery_point import (
     examine_recovery_points,
     project_root,
 )
-from .scheduled_backup import is_verified, read_record
+from .scheduled_backup import read_record
 
 SYSTEMD_FOLDER = "/run/systemd/system"
 """There where systemd is in charge (sd_booted(3))."""
@@ -147,7 +147,7 @@ def describe_point(entry: FolderEntry) -> dict[str, Any]:
     ``size`` of the database, the ``stored_size`` of its file, whether it is ``encrypted``, and the record of its latest
     ``drill``, None where there was none; all are None where it cannot be read.
     """
-    verified = is_verified(entry)
+    verified = entry.point is not None and entry.point.is_verified
     manifest: Mapping[str, Any] = entry.point.manifest if entry.point is not None else {}
     named = f"{entry.path} "
     flaw = entry.reason[len(named) :] if entry.reason.startswith(named) else entry.reason
@@ -171,7 +171,7 @@ def _stored_size(point: RecoveryPoint) -> int:
 
 def newest_verified(entries: Sequence[FolderEntry], now: datetime) -> dict[str, Any] | None:
     """Return the newest that is verified, without any that is more than CLOCK_TOLERANCE ahead of `now`."""
-    verified = [entry.point for entry in entries if entry.point is not None and is_verified(entry)]
+    verified = [entry.point for entry in entries if entry.point is not None and entry.point.is_verified]
     newest = _newest([point for point in verified if point.created <= now + CLOCK_TOLERANCE], now)
     if newest is None:
         return None

@@ -51,7 +51,7 @@ from .sqlite_files import (
     utc_stamp,
 )
 from .sqlite_snapshot import Snapshot, create_snapshot
-from .sqlite_verify import verify_database
+from .sqlite_verify import NOT_CHECKED, verify_database
 
 DATABASE_NAME = "opstage.db"
 MANIFEST_NAME = "manifest.json"
@@ -102,6 +102,11 @@ class RecoveryPoint:
     def created(self) -> datetime:
         """When it was begun, in UTC."""
         return datetime.strptime(self.manifest["created"], TIME_FORMAT).replace(tzinfo=timezone.utc)
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether its manifest says that the database was checked."""
+        return bool(self.manifest["database"]["integrity"] != NOT_CHECKED)
 
     @property
     def is_encrypted(self) -> bool:

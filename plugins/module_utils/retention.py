@@ -28,7 +28,7 @@ from .recovery_point import (
     project_root,
 )
 from .sqlite_files import DatabaseFileError, Deadline, file_type, opened_plain_file, sha256_of
-from .sqlite_verify import NOT_CHECKED, read_header, require_whole
+from .sqlite_verify import read_header, require_whole
 
 _PERIODS = {"hourly": "%Y-%m-%dT%H", "daily": "%Y-%m-%d", "weekly": "%G-W%V", "monthly": "%Y-%m", "yearly": "%Y"}
 """The rules that keep the newest point of a period in UTC, and how a period is written; weeks are those of ISO 8601."""
@@ -407,7 +407,7 @@ def _flaw_of(entry: FolderEntry) -> str | None:
     """Return why a recovery point is not verified, as far as that is seen without reading its database."""
     if entry.point is None:
         return entry.reason
-    if entry.point.manifest["database"]["integrity"] == NOT_CHECKED:
+    if not entry.point.is_verified:
         return "its manifest says that the database was not checked"
     return None
 

@@ -20,7 +20,6 @@ from .journal import state_folder
 from .manifest import TIME_FORMAT
 from .operations_settings import Settings
 from .recovery_point import FolderEntry, RecoveryPoint, RecoveryPointError, examine_recovery_points, project_root
-from .sqlite_verify import NOT_CHECKED
 
 RECORD_NAME = "backup-status.json"
 PING_TIMEOUT = 10.0
@@ -141,11 +140,6 @@ def _existing(path: str) -> str:
     return path
 
 
-def is_verified(entry: FolderEntry) -> bool:
-    """Whether it is a whole recovery point whose database was checked."""
-    return entry.point is not None and entry.point.manifest["database"]["integrity"] != NOT_CHECKED
-
-
 def format_metrics(
     project: str, record: Mapping[str, Any], entries: Sequence[FolderEntry], free: int, now: float
 ) -> str:
@@ -153,7 +147,7 @@ def format_metrics(
 
     ``free`` is in bytes, ``now`` in seconds since the epoch. A value that is not known is left out.
     """
-    verified = [entry.point.manifest for entry in entries if entry.point is not None and is_verified(entry)]
+    verified = [entry.point.manifest for entry in entries if entry.point is not None and entry.point.is_verified]
     newest = max((_seconds(manifest["created"]) for manifest in verified), default=None)
     last_success = record["last_success"]
     gauges: list[tuple[str, str, float | None]] = [

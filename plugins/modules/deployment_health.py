@@ -46,12 +46,6 @@ options:
       - The version that the API must report.
       - Any version will do when not given.
     type: str
-  isolated:
-    description:
-      - Ask from inside the container's own network, for a container that was started where no client reaches it.
-      - The service's own port is asked there, and O(url) is not used.
-    type: bool
-    default: false
   timeout:
     description: Seconds to wait at the most.
     type: int
@@ -122,7 +116,6 @@ def main() -> None:
             "project": {"type": "str", "required": True},
             "service": {"type": "str", "required": True},
             "version": {"type": "str"},
-            "isolated": {"type": "bool", "default": False},
             "timeout": {"type": "int", "default": 120},
             "soak": {"type": "int", "default": 0},
         },
@@ -134,7 +127,7 @@ def main() -> None:
     url, version = parameters["url"], parameters["version"]
     try:
         container = find_container(parameters["project"], parameters["service"])
-        readiness = wait_until_ready(url, version, parameters["timeout"], container, parameters["isolated"])
+        readiness = wait_until_ready(url, version, parameters["timeout"], container)
         watch_health(url, version, parameters["soak"], container)
     except NotReadyError as error:
         module.fail_json(msg=str(error), container_logs=error.logs)
