@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Mapping, Sequence
 
-from .docker_command import inspect, run_docker
+from .docker_command import DockerError, inspect, run_docker
+from .lost_port import free_lost_port
 
 STOP_TIMEOUT = 120.0
 """Seconds that Docker may take to stop the container, which it kills after the grace period of the project."""
@@ -25,10 +26,17 @@ def start_service(deployment: Mapping[str, Any], overrides: Sequence[str] = (), 
     """Create the container anew where the project's files ask for another one, and start it. Raises DockerError.
 
     `overrides` are Compose files that go after the project's own. `pull`: `never`, or `missing` for an image that is
-    not on the host. Nothing is built, and no other service is touched.
+    not on the host. Nothing is built, and no other service is touched. Docker itself is started again where it keeps
+    the port for a container that is gone and nothing else runs.
     """
     options = ["--detach", "--no-deps", "--no-build", "--pull", pull]
-    run_docker([*_project(deployment, overrides), "up", *options, deployment["service"]], START_TIMEOUT)
+    command = [*_project(deployment, overrides), "up", *options, deployment["service"]]
+    try:
+        run_docker(command, START_TIMEOUT)
+    except DockerError as error:
+        if not free_lost_port(error):
+            raise
+        run_docker(command, START_TIMEOUT)
 
 
 def has_served(container: str) -> bool:
