@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from campaign.interruption_trials import BACKUP, CONNECTION, CREATE, HOST, RESTORE, ROLLBACK, UPGRADE
-from testbed import hosts, inventory, traffic
+from campaign.interruption_trials import BACKUP, CONNECTION, CREATE, HOST, OUTAGES, REGISTRY, RESTORE, ROLLBACK, UPGRADE
+from testbed import hosts, inventory, registry, traffic
 from testbed.engine import docker
 from testbed.load import ACKNOWLEDGED
 from testbed.machine import CHECKOUT
@@ -23,13 +23,15 @@ from testbed.process import TestbedError, run, succeeds, wait_for
 
 NAME = "interruptions"
 OLD, NEW = "0.2.0", "0.3.0"
+BROKEN, ASIDE = "0.3.1-exits", "moved-aside"
+"""The tag of the image to which NEW is moved, and the tag under which its own image is kept meanwhile."""
 ROWS = 2000
 WRITES_PER_SECOND = 200
 WRITES_BEFORE = 200
 """Acknowledged before an operation's starting point: none of them may ever be lost."""
 SECONDS_FOR_A_PLAYBOOK = 300
-UNREACHABLE = 4
-"""Exit status of ansible-playbook where a host does not answer."""
+FAILED, UNREACHABLE = 2, 4
+"""Exit status of ansible-playbook where a task fails, and where a host does not answer."""
 LOG = CHECKOUT / ".cache" / "logs" / "interruptions.log"
 PROJECT = "/opt/opstage"
 JOURNAL = "/var/lib/opstage/opstage/journal.jsonl"
@@ -230,6 +232,10 @@ class Place:
         """
         if kind == CONNECTION:
             return self.cut_connections(process)
+        if kind in OUTAGES:
+            with self.without_registry() if kind == REGISTRY else moved_tag():
+                process.send_signal(signal.SIGCONT)
+                return end_of(process)
         if kind == HOST:
             docker("kill", self.host.container)
         process.kill()
@@ -304,6 +310,17 @@ class Place:
             f"{self.on_host('docker', 'compose', 'version', '--short')}, "
             f"{self.on_host('python3', '--version')}",
         }
+
+
+@contextmanager
+def moved_tag() -> Iterator[None]:
+    """Let the tag of the upgrade's target name another image."""
+    registry.move(ASIDE, NEW)
+    registry.move(NEW, BROKEN)
+    try:
+        yield
+    finally:
+        registry.move(NEW, ASIDE)
 
 
 def acknowledged(state: Path) -> list[int]:

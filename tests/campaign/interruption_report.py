@@ -71,10 +71,11 @@ def text(trials: Sequence[Trial]) -> str:
 
 def document(trials: Sequence[Trial], facts: Mapping[str, str], command: str) -> str:
     """The page for the documentation."""
+    kinds = [kind for kind in KINDS if any(trial.kind == kind for trial in trials)]
     parts = (
         "# Interruptions",
         INTRODUCTION.format(command=command, rate=WRITES_PER_SECOND, before=WRITES_BEFORE).strip(),
-        "\n".join(f"- {kind}: {what}" for kind, what in KINDS.items()),
+        "\n".join(f"- {kind}: {KINDS[kind]}" for kind in kinds),
         JUDGEMENT.strip(),
         "\n".join(f"- {name}: {value}" for name, value in facts.items()),
         "## By operation and kind of cut",

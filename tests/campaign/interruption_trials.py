@@ -15,12 +15,17 @@ SEED = 20261123
 RANDOM_MOMENTS = 100
 SECONDS_BEFORE_ANY_TASK = 1.0
 """Ansible itself takes longer to start: no moment is drawn from these."""
-CONTROLLER, HOST, CONNECTION = "controller", "host", "connection"
-KINDS = {
+CONTROLLER, HOST, CONNECTION, REGISTRY, TAG = "controller", "host", "connection", "registry", "tag"
+CUTS = {
     CONTROLLER: "ansible-playbook is killed",
     HOST: "the host loses its power and is started again, and ansible-playbook is killed",
     CONNECTION: "the SSH connection is cut and refused, ansible-playbook ends by itself",
 }
+OUTAGES = {
+    REGISTRY: "the host reaches its registry no more, and the operation goes on",
+    TAG: "the tag of the upgrade's target names another image, and the operation goes on",
+}
+KINDS = {**CUTS, **OUTAGES}
 UPGRADE, ROLLBACK, RESTORE, BACKUP, CREATE = OPERATIONS = ("upgrade", "rollback", "restore", "backup", "create")
 """CREATE is a restore onto a host that has Docker alone."""
 AT_EVERY_TASK = {
@@ -106,7 +111,7 @@ def whole_campaign(
 ) -> list[Trial]:
     """All trials of the operations in ``courses``, or one of so many: every task, within the switches, at random.
 
-    ``kinds`` are those that are made at every task and at random; none are those of AT_EVERY_TASK, and at random all.
+    ``kinds`` are those that are made at every task and at random; none are those of AT_EVERY_TASK, and at random CUTS.
     The same courses give the same trials. Raises TestbedError where an operation has no switch.
     """
     chance = random.Random(SEED)
@@ -121,7 +126,7 @@ def whole_campaign(
     for _number in range(RANDOM_MOMENTS):
         operation = chance.choice(list(courses))
         moment = round(chance.uniform(SECONDS_BEFORE_ANY_TASK, courses[operation].seconds), 1)
-        kind, registry_down = chance.choice(list(kinds or KINDS)), chance.random() < CHANCE
+        kind, registry_down = chance.choice(list(kinds or CUTS)), chance.random() < CHANCE
         # On a host that has nothing yet there is no policy to change.
         always = chance.random() < CHANCE and operation != CREATE
         trials.append(Trial(operation, moment, kind, registry_down, always))

@@ -7,6 +7,8 @@
     interruptions.py --only upgrade:7       one trial, as it is listed; a task can be given by a part of its name, too
     interruptions.py --only 'upgrade:Switch | Stop~1.2s'
                                             1.2 s after that task of it began
+    interruptions.py --only registry/upgrade:7
+                                            the registry is out of reach from that task on, and the upgrade goes on
     interruptions.py --only host/restore:3.5s+registry+always
                                             the host restarted 3.5 s after the start, under `restart: always`; then its
                                             registry is out of reach
@@ -37,6 +39,7 @@ if __name__ == "__main__":
 
 from campaign import interruption_report as report
 from campaign.interruption_place import (
+    FAILED,
     FOLDER,
     LOG,
     NAME,
@@ -58,9 +61,11 @@ from campaign.interruption_trials import (
     HOST,
     KINDS,
     OPERATIONS,
+    REGISTRY,
     RESTORE,
     ROLLBACK,
     SEED,
+    TAG,
     UPGRADE,
     Course,
     Trial,
@@ -81,8 +86,10 @@ ENDINGS = {
     # Where the host is gone, ansible-playbook may see that before it is killed.
     HOST: (-signal.SIGKILL, UNREACHABLE),
     CONNECTION: (UNREACHABLE,),
+    REGISTRY: (FAILED,),
+    TAG: (FAILED,),
 }
-"""With which status an operation ends that is cut off so."""
+"""With which status an operation ends that is cut off so, where it does not end well."""
 
 
 def course_of(place: Place, operation: str) -> Course:

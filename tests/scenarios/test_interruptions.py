@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ SAMPLE = (
     "rollback:Stop, keep what is there~0.9s",
     "host/rollback:Stop, keep what is there~1.8s",
 )
+OUTAGES = ("tag/upgrade:Pull | Pull the image", "registry/upgrade:Make a recovery point while")
+"""Where the preflight has looked the digest up, and where the image is on the host: neither may change the course."""
 """About where the service is stopped, where the new version runs and no client may reach it, and where it is open to
 clients; where a host has its project but no data yet; where a database is being replaced; where a copy at rest is made;
 where a database was replaced and not started yet."""
@@ -30,10 +33,12 @@ where a database was replaced and not started yet."""
 @pytest.mark.skipif(bool(os.environ.get("OPSTAGE_IMAGE", "").strip()), reason="the real image numbers no writes")
 def test_what_was_cut_off_is_ended_and_nothing_is_lost() -> None:
     """After each cut the next playbook leaves a deployment that serves, with every write that it must have."""
-    arguments = [argument for key in SAMPLE for argument in ("--only", key)]
+    arguments = [argument for key in (*SAMPLE, *OUTAGES) for argument in ("--only", key)]
     done = subprocess.run(
         [sys.executable, str(CAMPAIGN), *arguments], cwd=CHECKOUT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(SAMPLE)} cuts, " in done.stdout
+    assert f"{len(SAMPLE) + len(OUTAGES)} cuts, " in done.stdout
     assert " 0 lost, 0 flaws" in done.stdout
+    for key in OUTAGES:
+        assert re.search(rf"^{re.escape(key)} +finished ", done.stdout, re.MULTILINE), done.stdout
