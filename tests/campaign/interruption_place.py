@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import urllib.request
@@ -32,13 +33,11 @@ WRITES_BEFORE = 200
 SECONDS_FOR_A_PLAYBOOK = 300
 FAILED, UNREACHABLE = 2, 4
 """Exit status of ansible-playbook where a task fails, and where a host does not answer."""
-LOG = CHECKOUT / ".cache" / "logs" / "interruptions.log"
+LOGS = CHECKOUT / ".cache" / "logs"
 PROJECT = "/opt/opstage"
 JOURNAL = "/var/lib/opstage/opstage/journal.jsonl"
 LOCK = "/var/lib/opstage/opstage/lock.json"
 POINTS = "/var/backups/opstage"
-FOLDER = inventory.folder_of(NAME) / "campaign"
-"""What is noted of playbooks and writers, and what is brought to a new host."""
 PLAYBOOKS = {CREATE: RESTORE}
 """Where it has not the operation's name."""
 VARIABLES: dict[str, dict[str, Any]] = {
@@ -46,7 +45,6 @@ VARIABLES: dict[str, dict[str, Any]] = {
     ROLLBACK: {},
     RESTORE: {"opstage_recovery_point": "latest"},
     BACKUP: {"opstage_backup_method": "offline"},
-    CREATE: {"opstage_recovery_point": str(FOLDER / "point"), "opstage_recovery_point_on_controller": True},
 }
 LED_TO_BY = {RESTORE: (BACKUP, {}), ROLLBACK: (UPGRADE, VARIABLES[UPGRADE])}
 """What must have been done before the operation can begin."""
@@ -109,10 +107,25 @@ until pgrep '^python3' >/dev/null || [ $tries -ge 150 ]; do sleep 0.02; tries=$(
 
 
 class Place:
-    """The host with its Opstage. FOLDER must be there, and empty."""
+    """The only host of the testbed ``name``, with its Opstage."""
 
-    def __init__(self) -> None:
-        (self.host,) = hosts.existing(NAME)
+    def __init__(self, name: str) -> None:
+        (self.host,) = hosts.existing(name)
+        self.name = name
+        self.log = LOGS / f"{name}.log"
+        self.folder = inventory.folder_of(name) / "campaign"
+        """What is noted of playbooks and writers, and what is brought to a new host."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        LOGS.mkdir(parents=True, exist_ok=True)
+        self.log.unlink(missing_ok=True)
+        self.variables = {
+            **VARIABLES,
+            CREATE: {
+                "opstage_recovery_point": str(self.folder / "point"),
+                "opstage_recovery_point_on_controller": True,
+            },
+        }
         self.url = f"http://{self.host.address}:8080"
         self.kept: dict[str, list[int]] = {}
         """For each starting point that is saved the writes that were acknowledged before."""
@@ -124,17 +137,17 @@ class Place:
         environment = {
             **os.environ,
             "ANSIBLE_CALLBACK_PLUGINS": str(Path(__file__).parent / "callback_plugins"),
-            "KILLER_TASKS": str(FOLDER / "tasks"),
+            "KILLER_TASKS": str(self.folder / "tasks"),
             "KILLER_TASK": halt_at,
         }
-        (FOLDER / "tasks").write_text("", encoding="utf-8")
-        with LOG.open("ab") as stream:
+        (self.folder / "tasks").write_text("", encoding="utf-8")
+        with self.log.open("ab") as stream:
             stream.write(f"== {name} {variables} {halt_at}\n".encode())
             stream.flush()
             return subprocess.Popen(
                 [
                     str(CHECKOUT / ".venv" / "bin" / "ansible-playbook"),
-                    *("-i", str(inventory.folder_of(NAME) / "inventory.yml"), path, "-e", json.dumps(variables)),
+                    *("-i", str(inventory.folder_of(self.name) / "inventory.yml"), path, "-e", json.dumps(variables)),
                 ],
                 cwd=CHECKOUT,
                 env=environment,
@@ -145,15 +158,26 @@ class Place:
 
     def tasks(self) -> list[tuple[float, str]]:
         """The tasks that the last playbook began: time.monotonic(), and the name without that of the collection."""
-        lines = (FOLDER / "tasks").read_text(encoding="utf-8").splitlines()
+        lines = (self.folder / "tasks").read_text(encoding="utf-8").splitlines()
         parts = [line.split(" ", 1) for line in lines]
         return [(float(at), task.removeprefix("TASK: ").removeprefix("capsule.opstage.")) for at, task in parts]
+
+    def wait_for_halt(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait until the controller halts at its task, or has ended; returns whether it halts."""
+        wait_for(
+            lambda: has_halted(process) or process.poll() is not None,
+            "the controller halts or ends",
+            seconds=SECONDS_FOR_A_PLAYBOOK,
+            last_words=lambda: f"see {self.log}",
+            interval=0.02,
+        )
+        return process.returncode is None
 
     def must(self, name: str, variables: dict[str, Any]) -> None:
         """Run a playbook that must end well. Raises TestbedError."""
         status = end_of(self.playbook(name, variables))
         if status:
-            raise TestbedError(f"{name} ended with status {status}; see {LOG}")
+            raise TestbedError(f"{name} ended with status {status}; see {self.log}")
 
     def on_host(self, *command: str) -> str:
         """What a command on the host prints. Raises CommandError."""
@@ -187,7 +211,7 @@ class Place:
         if CREATE not in self.kept:
             self.kept[CREATE] = self.put_back(RESTORE)
             self.on_host("sh", "-c", KEEP_POINT)
-            docker("cp", f"{self.host.container}:{SAVED}/point", VARIABLES[CREATE]["opstage_recovery_point"])
+            docker("cp", f"{self.host.container}:{SAVED}/point", self.variables[CREATE]["opstage_recovery_point"])
         self.on_host("sh", "-c", EMPTY)
         return self.kept[CREATE]
 
@@ -218,7 +242,7 @@ class Place:
     def writer(self) -> Iterator[Path]:
         """Somebody who writes all the time; yields the folder in which is noted what was acknowledged."""
         self.writers += 1
-        state = FOLDER / f"traffic-{self.writers}"
+        state = self.folder / f"traffic-{self.writers}"
         traffic.start(state, self.url, WRITES_PER_SECOND)
         try:
             yield state
@@ -261,7 +285,7 @@ class Place:
 
     def forget_connections(self) -> None:
         """End what is left of SSH connections to a host that is gone: they would be used for the next playbook."""
-        for path in (inventory.SOCKETS / NAME).iterdir():
+        for path in (inventory.SOCKETS / self.name).iterdir():
             succeeds(["ssh", "-o", f"ControlPath={path}", "-O", "exit", "testbed"], timeout=10)
 
     @contextmanager
@@ -341,15 +365,3 @@ def has_halted(process: subprocess.Popen[bytes]) -> bool:
     return (
         process.poll() is None and os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT | os.WNOHANG) is not None
     )
-
-
-def wait_for_halt(process: subprocess.Popen[bytes]) -> bool:
-    """Wait until the controller halts at its task, or has ended; returns whether it halts."""
-    wait_for(
-        lambda: has_halted(process) or process.poll() is not None,
-        "the controller halts or ends",
-        seconds=SECONDS_FOR_A_PLAYBOOK,
-        last_words=lambda: f"see {LOG}",
-        interval=0.02,
-    )
-    return process.returncode is None

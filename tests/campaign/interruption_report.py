@@ -95,7 +95,7 @@ What is left when an operation is cut off: every number on this page was made by
 {command}
 ```
 
-which writes this page. On a host with its own systemd, sshd and Docker Engine an Opstage gets {rate} writes a second,
+which writes this page. On hosts with their own systemd, sshd and Docker Engine an Opstage gets {rate} writes a second,
 and it is noted which of them it acknowledges. An operation begins, is cut off at one of its tasks or at a random
 moment, and then the backup playbook runs, which has to find out what was cut off and bring it to its end. Before each
 cut the deployment is put back to the same starting point, which has {before} acknowledged writes already. `create` is a

@@ -13,7 +13,7 @@
                                             the host restarted 3.5 s after the start, under `restart: always`; then its
                                             registry is out of reach
 
-On a host of the testbed, under a writer of 200 acknowledged writes a second. After each cut the backup playbook runs,
+On hosts of the testbed, under a writer of 200 acknowledged writes a second. After each cut the backup playbook runs,
 which must find what was cut off and bring it to its end. A restore onto an empty host has no writer, and is run again
 itself. Exit status 0 when nothing was lost, 1 otherwise.
 """
@@ -23,13 +23,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import queue
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,18 +41,14 @@ if __name__ == "__main__":
 from campaign import interruption_report as report
 from campaign.interruption_place import (
     FAILED,
-    FOLDER,
-    LOG,
     NAME,
     NEW,
     OLD,
     PLAYBOOKS,
     UNREACHABLE,
-    VARIABLES,
     Place,
     acknowledged,
     end_of,
-    wait_for_halt,
 )
 from campaign.interruption_trials import (
     BACKUP,
@@ -96,7 +93,7 @@ def course_of(place: Place, operation: str) -> Course:
     """The operation when it is not disturbed."""
     place.put_back(operation)
     began = time.monotonic()
-    place.must(operation, VARIABLES[operation])
+    place.must(operation, place.variables[operation])
     seconds, tasks = time.monotonic() - began, place.tasks()
     return Course([task for _at, task in tasks], seconds, [at - began for at, _task in tasks])
 
@@ -107,7 +104,7 @@ def attempt(place: Place, trial: Trial) -> None:
     if trial.always:
         place.start_always()
     if trial.operation == CREATE:
-        cut_off_and_go_on(place, trial, CREATE, VARIABLES[CREATE])
+        cut_off_and_go_on(place, trial, CREATE, place.variables[CREATE])
         judge(place, trial, kept, [])
         judge_created(place, trial)
         return
@@ -128,15 +125,15 @@ def cut_off_and_go_on(place: Place, trial: Trial, playbook: str, variables: dict
 def cut_off(place: Place, trial: Trial) -> None:
     """Begin the operation and cut it off."""
     if isinstance(trial.moment, str):
-        process = place.playbook(trial.operation, VARIABLES[trial.operation], halt_at=trial.moment)
-        if not wait_for_halt(process):
+        process = place.playbook(trial.operation, place.variables[trial.operation], halt_at=trial.moment)
+        if not place.wait_for_halt(process):
             trial.flaws.append("it was not cut off: there is no such task")
         elif trial.delay:
             process.send_signal(signal.SIGCONT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=trial.delay)
     else:
-        process = place.playbook(trial.operation, VARIABLES[trial.operation])
+        process = place.playbook(trial.operation, place.variables[trial.operation])
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=trial.moment)
     status = place.cut(process, trial.kind)
@@ -210,6 +207,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--one-in", type=int, default=1, metavar="N", help="a part of it")
     parser.add_argument("--random-only", action="store_true", help="the random moments only")
     parser.add_argument("--only", action="append", metavar="KEY", help="this trial")
+    parser.add_argument("--hosts", type=int, default=2, metavar="N", help="on so many at once, 2 where nothing is said")
     parser.add_argument("--document", type=Path, metavar="FILE", help="write the page docs/interruptions.md to FILE")
     return parser.parse_args(arguments)
 
@@ -219,46 +217,70 @@ def interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def campaign(options: argparse.Namespace) -> tuple[list[Trial], dict[str, str]]:
-    """Make all the trials. Returns them, and what they were made with. Raises TestbedError where nothing goes."""
+def campaign(options: argparse.Namespace, names: Sequence[str]) -> tuple[list[Trial], dict[str, str]]:
+    """Make all the trials, each on one of the testbeds ``names``. Returns them, and what they were made with.
+
+    Raises TestbedError where nothing goes.
+    """
     began, start = time.monotonic(), datetime.now(UTC)
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir(parents=True)
-    place = Place()
+    places = [Place(name) for name in names]
     if options.only:
         trials = [trial_of(key) for key in options.only]
     else:
-        courses = {operation: course_of(place, operation) for operation in options.operation or OPERATIONS}
+        courses = {operation: course_of(places[0], operation) for operation in options.operation or OPERATIONS}
         trials = whole_campaign(courses, options.kind or (), options.one_in, options.random_only)
-    for number, trial in enumerate(trials, 1):
+    # The testbeds have one registry, so no other upgrade may go on while a tag is moved.
+    make([trial for trial in trials if trial.kind != TAG], places)
+    make([trial for trial in trials if trial.kind == TAG], places[:1])
+    facts = {
+        "when": f"{start:%Y-%m-%d}, {(time.monotonic() - began) / 60:.0f} minutes, on {len(places)} hosts at once",
+        "seed of the random moments": f"{SEED}",
+        **report.machine(),
+        **places[0].versions(),
+    }
+    return trials, facts
+
+
+def make(trials: Sequence[Trial], places: Sequence[Place]) -> None:
+    """Make these trials in order, as many at once as there are places."""
+    free: queue.SimpleQueue[Place] = queue.SimpleQueue()
+    for place in places:
+        free.put(place)
+
+    def make_one(numbered: tuple[int, Trial]) -> None:
+        number, trial = numbered
+        place = free.get()
         try:
             attempt(place, trial)
         except TestbedError as error:
             trial.flaws.append(f"the trial broke off: {error}")
+        finally:
+            free.put(place)
         say(f"{number} of {len(trials)}: {trial.key}: {trial.outcome}, {trial.lost} lost {' '.join(trial.flaws)}")
-    facts = {
-        "when": f"{start:%Y-%m-%d}, {(time.monotonic() - began) / 60:.0f} minutes",
-        "seed of the random moments": f"{SEED}",
-        **report.machine(),
-        **place.versions(),
-    }
-    return trials, facts
+
+    pool = ThreadPoolExecutor(len(places))
+    try:
+        list(pool.map(make_one, enumerate(trials, 1)))
+    finally:
+        # Whoever interrupts this takes the hosts away, by which what still runs ends.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def main() -> int:
     """Run the command line; the host is gone afterwards in any case."""
     options = parse(sys.argv[1:])
     signal.signal(signal.SIGTERM, interrupt)
-    LOG.parent.mkdir(parents=True, exist_ok=True)
-    LOG.unlink(missing_ok=True)
+    names = [f"{NAME}-{number}" for number in range(1, options.hosts + 1)]
     try:
-        up(NAME, 1, OLD)
-        trials, facts = campaign(options)
+        for name in names:
+            up(name, 1, OLD)
+        trials, facts = campaign(options, names)
     except TestbedError as error:
         say(f"error: {error}")
         return 1
     finally:
-        down(NAME)
+        for name in names:
+            down(name)
     sys.stdout.write(report.text(trials) + f"\nseed of the random moments: {SEED}\n")
     if options.document:
         command = shlex.join(["python", "tests/campaign/interruptions.py", *sys.argv[1:]])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A fixed sample of the campaign that cuts operations off; its output goes to .cache/logs/interruptions.log."""
+"""A fixed sample of the campaign that cuts operations off; its output goes to .cache/logs/interruptions-NUMBER.log."""
 
 from __future__ import annotations
 
