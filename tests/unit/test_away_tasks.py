@@ -88,7 +88,7 @@ def send(
     folder: Path, point: RecoveryPoint, *options: str, connection: str = "local", **variables: Any
 ) -> subprocess.CompletedProcess[str]:
     skipped = {"skipped": True}
-    made = {"backup_online": {"path": point.path}, "backup_api": skipped, "backup_point": skipped}
+    made = {"backup_running": {"path": point.path}, "backup_point": skipped}
     return play(folder, "backup", "send", {**made, **variables}, *options, connection=connection)
 
 
