@@ -24,4 +24,8 @@ options:
     description: Folder below which the recovery points of all projects lie.
     type: path
     default: /var/backups/opstage
+  timeout:
+    description: Seconds within which the service must be healthy.
+    type: int
+    default: 120
 """

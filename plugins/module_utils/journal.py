@@ -21,6 +21,9 @@ ENDS = ("finished", "failed")
 CONFIRMED = "confirmed"
 """Of an upgrade that was finished, and that its controller has confirmed in time."""
 
+SERVED = ("version", "tag", "digest", "image_id", "image_digest")
+"""What `serve` in an entry may say of what is to serve."""
+
 LEFT_ACTIONS = ("replace", "start")
 """What is left to do of an operation that is cut off after an entry, `left` in it. `replace`: stop the service, put the
 file `database`, whose checksum is `sha256`, in the place of the database, then as with `start`: have the project's

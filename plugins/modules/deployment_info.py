@@ -16,12 +16,11 @@ description:
     reports is given too, but it is a hint only, since the published Compose sample checks a file that the image
     does not have.
   - Neither environment variables nor secrets of the container are returned.
-requirements:
-  - The C(docker) command on the host.
 author:
   - The capsule.opstage contributors (@capsule-opstage)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - capsule.opstage.discovery
 attributes:
   check_mode:
     support: full
@@ -32,25 +31,6 @@ attributes:
   platform:
     platforms: linux
 options:
-  project_dir:
-    description:
-      - The Compose project's folder on the host.
-      - Not needed where the host has exactly one Opstage.
-    type: path
-  service:
-    description:
-      - The name of the service in the Compose project.
-      - Only needed where the image does not carry the title of Opstage CE, or the project has several.
-    type: str
-  url:
-    description:
-      - Address at which the host reaches the service, for example V(http://127.0.0.1:8080).
-      - Taken from the published port when not given.
-    type: str
-  root:
-    description: Folder below which the recovery points of all projects lie.
-    type: path
-    default: /var/backups/opstage
   required:
     description: Whether a host without any Opstage is an error.
     type: bool

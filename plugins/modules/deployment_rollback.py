@@ -58,10 +58,6 @@ options:
   image_digest:
     description: The digest of that image in its repository, if any.
     type: str
-  timeout:
-    description: Seconds within which the service must be healthy.
-    type: int
-    default: 120
 seealso:
   - module: capsule.opstage.recovery_point_info
   - module: capsule.opstage.upgrade_switch

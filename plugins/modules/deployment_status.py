@@ -15,12 +15,11 @@ description:
   - Holds that against limits. What is wrong is returned and is no failure of the module; neither is a host without
     Opstage. M(capsule.opstage.fleet_report) makes a report of what it returns for many hosts.
   - No secret is returned.
-requirements:
-  - The C(docker) command on the host.
 author:
   - The capsule.opstage contributors (@capsule-opstage)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - capsule.opstage.discovery
 attributes:
   check_mode:
     support: full
@@ -31,25 +30,6 @@ attributes:
   platform:
     platforms: linux
 options:
-  project_dir:
-    description:
-      - The Compose project's folder on the host.
-      - Not needed where the host has exactly one Opstage.
-    type: path
-  service:
-    description:
-      - The name of the service in the Compose project.
-      - Only needed where the image does not carry the title of Opstage CE, or the project has several.
-    type: str
-  url:
-    description:
-      - Address at which the host reaches the service, for example V(http://127.0.0.1:8080).
-      - Taken from the published port when not given.
-    type: str
-  root:
-    description: Folder below which the recovery points of all projects lie.
-    type: path
-    default: /var/backups/opstage
   max_backup_age:
     description:
       - How old the newest verified recovery point may be, in years, months, days and hours, such as V(26h), V(7d) or

@@ -145,6 +145,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
     ENDS,
     LEFT_ACTIONS,
     OPERATIONS,
+    SERVED,
     STATUSES,
     JournalError,
     append_entry,
@@ -152,13 +153,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
     state_folder,
 )
 
-SERVE = {
-    "version": {"type": "str"},
-    "tag": {"type": "str"},
-    "digest": {"type": "str"},
-    "image_id": {"type": "str"},
-    "image_digest": {"type": "str"},
-}
+SERVE = {name: {"type": "str"} for name in SERVED}
 LEFT = {
     "action": {"type": "str", "required": True, "choices": list(LEFT_ACTIONS)},
     "database": {"type": "path"},

@@ -34,10 +34,6 @@ options:
     description: The operation, as M(capsule.opstage.deployment_info) returns it.
     type: dict
     required: true
-  timeout:
-    description: Seconds within which the service must be healthy.
-    type: int
-    default: 120
 seealso:
   - module: capsule.opstage.deployment_info
   - module: capsule.opstage.journal_entry

@@ -175,6 +175,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.collection import VERSION
 from ansible_collections.capsule.opstage.plugins.module_utils.compose_image import ComposeImageError
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
+from ansible_collections.capsule.opstage.plugins.module_utils.journal import SERVED
 from ansible_collections.capsule.opstage.plugins.module_utils.kept_image import keep_image
 from ansible_collections.capsule.opstage.plugins.module_utils.opstage_session import Account
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
@@ -186,13 +187,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_switch imp
     switch,
 )
 
-SERVE = {
-    "version": {"type": "str"},
-    "tag": {"type": "str"},
-    "digest": {"type": "str"},
-    "image_id": {"type": "str"},
-    "image_digest": {"type": "str"},
-}
+SERVE = {name: {"type": "str"} for name in SERVED}
 
 
 def main() -> None:
