@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from campaign.interruption_trials import BACKUP, CONNECTION, CREATE, HOST, OUTAGES, REGISTRY, RESTORE, ROLLBACK, UPGRADE
 from testbed import hosts, inventory, registry, traffic
 from testbed.engine import docker
-from testbed.load import ACKNOWLEDGED
+from testbed.load import ACKNOWLEDGED, served_version
 from testbed.machine import CHECKOUT
 from testbed.network import registry_address
 from testbed.process import TestbedError, run, succeeds, wait_for
@@ -309,9 +308,7 @@ class Place:
 
     def version(self) -> str:
         """What the running Opstage says that it is; empty where it does not answer."""
-        with suppress(OSError), urllib.request.urlopen(f"{self.url}/api/system/version", timeout=5) as answer:
-            return str(json.load(answer)["data"]["version"])
-        return ""
+        return served_version(self.url)
 
     def pinned(self) -> str:
         """The tag of the image that Compose would start."""

@@ -10,7 +10,7 @@ import time
 
 from testbed import hosts, inventory, registry
 from testbed.engine import answers, data_folder, ensure_engine, is_running, stop_own_engine
-from testbed.images import ensure_host_image, remove_images
+from testbed.images import SUITE, ensure_host_image, remove_images
 from testbed.machine import (
     BYTES_TO_START,
     CACHE,
@@ -28,15 +28,15 @@ from testbed.process import TestbedError, say
 from testbed.traffic import end_all
 
 
-def up(name: str, count: int, default_version: str) -> None:
-    """Leave with ``count`` hosts of the testbed ``name`` that answer, and their inventory."""
+def up(name: str, count: int, default_version: str, suite: str = SUITE) -> None:
+    """Leave with ``count`` hosts of the testbed ``name`` that answer, new ones of that Debian, and their inventory."""
     started = time.monotonic()
     hosts.check_name(name)
     warn_unless_supported()
     with exclusive():
         ensure_engine()
         require_space(data_folder(), BYTES_TO_START)
-        image = ensure_host_image()
+        image = ensure_host_image(suite)
         ensure_network()
         public_key = inventory.ensure_folder(name)
         created = hosts.create_missing(name, count, image, public_key)

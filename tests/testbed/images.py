@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The host image: a whole Debian 13 with systemd, sshd, Docker Engine, Compose and the registry's program."""
+"""The host image: a whole Debian with systemd, sshd, Docker Engine, Compose and the registry's program."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ RECIPE = Path(__file__).resolve().parent / "host"
 REPOSITORY = "opstage-testbed/host"
 LABEL = "opstage-testbed"
 SUITE = "trixie"
+ONLY_SINCE = {"bookworm": {"docker-cli", "docker-compose"}}
+"""By suite, those of PACKAGES that it has not yet: there docker.io has the client, and nothing has Compose."""
 PACKAGES = (
     "systemd",
     "systemd-sysv",
@@ -37,25 +39,26 @@ PACKAGES = (
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
 
 
-def build_command() -> list[str]:
+def build_command(suite: str = SUITE) -> list[str]:
     """The mmdebstrap command that writes the host's root file system to standard output as a tar."""
+    packages = [package for package in PACKAGES if package not in ONLY_SINCE.get(suite, ())]
     return [
         "mmdebstrap",
         "--quiet",
         "--variant=minbase",
         "--format=tar",
-        f"--include={','.join(PACKAGES)}",
+        f"--include={','.join(packages)}",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT),
         '--aptopt=Acquire::Languages "none"',
         f'--customize-hook=sh {shlex.quote(str(RECIPE / "configure.sh"))} "$1"',
-        SUITE,
+        suite,
         "-",
     ]
 
 
-def recipe_hash() -> str:
+def recipe_hash(suite: str) -> str:
     """Twelve hexadecimal digits over everything that determines the host image."""
-    digest = hashlib.sha256("\0".join(build_command()).replace(str(RECIPE), "").encode())
+    digest = hashlib.sha256("\0".join(build_command(suite)).replace(str(RECIPE), "").encode())
     for path in sorted(path for path in RECIPE.rglob("*") if path.is_file()):
         digest.update(f"\0{path.relative_to(RECIPE)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
@@ -67,21 +70,21 @@ def ensure_mmdebstrap() -> None:
         install(["mmdebstrap"])
 
 
-def ensure_host_image() -> str:
+def ensure_host_image(suite: str = SUITE) -> str:
     """Return the name of the host image, built where the engine does not have it yet.
 
     Raises TestbedError where it cannot be built.
     """
-    name = f"{REPOSITORY}:{recipe_hash()}"
+    name = f"{REPOSITORY}:{recipe_hash(suite)}"
     if not exists("image", name):
         require_space(data_folder(), BYTES_TO_BUILD)
         ensure_mmdebstrap()
         say(f"build the host image {name}, about half a minute")
-        docker("tag", build(), name)
+        docker("tag", build(suite), name)
     return name
 
 
-def build() -> str:
+def build(suite: str) -> str:
     """Pipe the new root file system into ``docker import`` and return the image's id.
 
     The name is given by the caller, once both programs have succeeded, so a named image is a whole one.
@@ -90,7 +93,7 @@ def build() -> str:
     log = CACHE / "host-image.log"
     with log.open("wb") as stream:
         # A session of its own, because mmdebstrap ends its whole process group when it fails.
-        builder = subprocess.Popen(build_command(), stdout=subprocess.PIPE, stderr=stream, start_new_session=True)
+        builder = subprocess.Popen(build_command(suite), stdout=subprocess.PIPE, stderr=stream, start_new_session=True)
         importer = subprocess.run(
             ["docker", "import", "--change", f"LABEL {LABEL}=host", "-"],
             stdin=builder.stdout,

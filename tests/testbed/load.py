@@ -14,6 +14,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,13 @@ class Prober:
             return str(data.get("version", "unknown"))
         finally:
             connection.close()
+
+
+def served_version(url: str) -> str:
+    """The version of the Opstage that is up at ``url``; empty where none is."""
+    with suppress(*NETWORK_ERRORS):
+        return Prober(url, threading.Event()).version_if_up() or ""
+    return ""
 
 
 def outages(successes: list[float], failures: list[float], began: float, ended: float) -> list[tuple[float, float]]:

