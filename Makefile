@@ -70,7 +70,7 @@ matrix: check environment ## the playbooks from all supported controllers and on
 	python tests/compatibility/matrix.py
 
 build: environment ## the collection's artifact
-	ansible-galaxy collection build --force
+	@python tests/tools/artifact.py
 
 clean: python ## remove all that the targets above made
 	@if [ -e .testbed ] || [ -e .cache/testbed ]; then $(PYTHON) tests/testbed/testbed.py clean; fi
