@@ -27,6 +27,12 @@ options:
       - Address at which the host reaches the service, for example V(http://127.0.0.1:8080).
       - Taken from the published port when not given.
     type: str
+  ca_file:
+    description:
+      - PEM file on the host with the certificates of the CAs that alone are trusted, where the address of the service
+        begins with V(https://).
+      - Those that the host trusts when not given. There is no way to do without a check.
+    type: path
   root:
     description: Folder below which the recovery points of all projects lie.
     type: path

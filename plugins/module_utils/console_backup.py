@@ -27,13 +27,12 @@ LONGEST_DOWNLOAD = 6 * 3600.0
 class ConsoleBackup:
     """Obtains a copy of the database over HTTP: a recovery_point.Obtain.
 
-    deployment: the fields of deployment.Deployment; the host need not see its data. account: an owner's. ca_file: see
-    opstage_session.logged_in. `warn` is told what went wrong beside the copy.
+    deployment: the fields of deployment.Deployment; the host need not see its data. account: an owner's. `warn` is told
+    what went wrong beside the copy.
     """
 
     deployment: Mapping[str, Any]
     account: Account
-    ca_file: str | None
     warn: Callable[[str], None]
 
     def __call__(self, path: str, require_free: Callable[[int], None], progress: ProgressReport | None) -> Snapshot:
@@ -45,7 +44,7 @@ class ConsoleBackup:
             return receive_snapshot(blocks, path, progress)
 
     def _blocks(self, require_free: Callable[[int], None], progress: ProgressReport | None) -> Blocks:
-        login = logged_in(self.deployment["url"], self.account, self.warn, self.ca_file)
+        login = logged_in(self.deployment["url"], self.account, self.warn, self.deployment["ca_file"])
         with login as session, session.requested_backup(Deadline(LONGEST_DOWNLOAD)) as download:
             try:
                 require_free(download.size)

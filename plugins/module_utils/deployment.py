@@ -49,7 +49,8 @@ class Deployment:
     image that no registry knows. container_started: when it was last, RFC 3339, year 1 where it never was. isolated: it
     has no network, so no client reaches it. container_health is Docker's word and a hint only: the published sample's
     health check is wrong. status: `UP`, `DEGRADED` or `DOWN` as the API says, None when it does not answer. version: as
-    the API says, else the image's label, else the tag; version_source says which (`api`, `label`, `tag`).
+    the API says, else the image's label, else the tag; version_source says which (`api`, `label`, `tag`). ca_file: see
+    opstage_api.trusting; for url.
     """
 
     project: str
@@ -71,6 +72,7 @@ class Deployment:
     database: str
     database_size: int | None
     url: str
+    ca_file: str | None
     status: str | None
     version: str | None
     version_source: str
@@ -82,19 +84,24 @@ class Deployment:
 
 
 def discover_deployment(
-    project_dir: str | None = None, service: str | None = None, url: str | None = None, require_data: bool = True
+    project_dir: str | None = None,
+    service: str | None = None,
+    url: str | None = None,
+    require_data: bool = True,
+    ca_file: str | None = None,
 ) -> Deployment:
     """Find the one deployment on this host, running or stopped, and describe it.
 
     `project_dir`, `service` and `url` narrow the search or override what is found. Without `require_data`, one whose
-    database the host cannot see is described without it.
+    database the host cannot see is described without it. ca_file: see opstage_api.trusting.
     Raises DiscoveryError, NoDeploymentError and UnseenDataError among them, DockerError, JournalError.
     """
     container = choose_container(list_containers(), project_dir, service)
     images = inspect("image", [container["Image"]])
     data_dir, database = _data_on_host(container, require_data)
     address = url or recorded_url(container) or service_url(container)
-    return describe_deployment(container, images[0], data_dir, database, address, ask(address))
+    answer = ask(address, ca_file)
+    return describe_deployment(container, images[0], data_dir, database, address, answer, ca_file)
 
 
 def _data_on_host(container: Mapping[str, Any], required: bool) -> tuple[str, str]:
@@ -110,10 +117,10 @@ def _data_on_host(container: Mapping[str, Any], required: bool) -> tuple[str, st
         return "", ""
 
 
-def ask(url: str) -> ServiceStatus | None:
+def ask(url: str, ca_file: str | None) -> ServiceStatus | None:
     """Return what the service at `url` says of itself, None when it does not answer."""
     try:
-        return get_service_status(url)
+        return get_service_status(url, ca_file=ca_file)
     except OpstageUnreachableError:
         return None
 
@@ -298,6 +305,7 @@ def describe_deployment(
     database: str,
     url: str,
     answer: ServiceStatus | None,
+    ca_file: str | None = None,
 ) -> Deployment:
     """Put together what Docker and the service's own answer say."""
     state = container["State"]
@@ -323,6 +331,7 @@ def describe_deployment(
         database=database,
         database_size=os.lstat(database).st_size if os.path.lexists(database) else None,
         url=url,
+        ca_file=ca_file,
         status=answer.status if answer else None,
         version=version,
         version_source=source,

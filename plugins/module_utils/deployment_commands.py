@@ -115,6 +115,7 @@ def describe_commands(commands: Any, epilog: str) -> None:
     rollback.add_argument("--unless-confirmed", metavar="RUN", help="only this upgrade, unless it was confirmed")
     rollback.add_argument("--service", metavar="NAME", help="the service in the project")
     rollback.add_argument("--url", metavar="ADDRESS", help="where this host reaches it")
+    rollback.add_argument("--ca-file", metavar="FILE", help="the CAs that alone are trusted there (those of the host)")
     rollback.add_argument(
         "--health-timeout",
         type=seconds,
@@ -181,7 +182,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 def _discover(settings: Settings) -> Deployment:
     """The deployment that the settings mean. Raises DiscoveryError, DockerError, JournalError."""
-    found = discover_deployment(settings.project_dir, settings.service, settings.url)
+    found = discover_deployment(settings.project_dir, settings.service, settings.url, ca_file=settings.ca_file)
     if settings.project not in (None, found.project):
         raise DiscoveryError(
             f"The Opstage on this host belongs to the project {found.project}, expected was {settings.project}. "
@@ -270,7 +271,12 @@ def _take_lock(folder: str, operation: str, deadline: float, gone: str | None = 
 
 def _rollback(options: argparse.Namespace, report: ProgressReport) -> Outcome:
     found = _settings(options)
-    settings = dataclasses.replace(found, service=options.service or found.service, url=options.url or found.url)
+    settings = dataclasses.replace(
+        found,
+        service=options.service or found.service,
+        url=options.url or found.url,
+        ca_file=options.ca_file or found.ca_file,
+    )
     folder = state_folder(_project(settings))
     # Where its own controller is gone, the upgrade that is to be undone holds the lock.
     token = _take_lock(folder, "rollback", time.monotonic(), gone=options.unless_confirmed)

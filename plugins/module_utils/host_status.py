@@ -52,7 +52,9 @@ _TIME_OF_SYSTEMD = "%Y-%m-%d %H:%M:%S UTC"
 _Found = TypeVar("_Found")
 
 
-def collect_status(project_dir: str | None, service: str | None, url: str | None, root: str) -> dict[str, Any]:
+def collect_status(
+    project_dir: str | None, service: str | None, url: str | None, root: str, ca_file: str | None = None
+) -> dict[str, Any]:
     """Return what there is to know of the deployment on this host, as JSON can hold it. No secret is in it.
 
     The arguments are those of discover_deployment, and the folder of all recovery points. Times are UTC, sizes bytes.
@@ -84,7 +86,7 @@ def collect_status(project_dir: str | None, service: str | None, url: str | None
         "last_scheduled_backup": None,
     }
     try:
-        fields = discover_deployment(project_dir, service, url, require_data=False).as_dict()
+        fields = discover_deployment(project_dir, service, url, require_data=False, ca_file=ca_file).as_dict()
     except (DiscoveryError, DockerError, JournalError) as error:
         failures.append(str(error))
         return {**status, "summary": str(error)}

@@ -30,17 +30,18 @@ class Settings:
     """How one deployment is backed up on its host.
 
     project: name of the Compose project, which the file has for its name; None where the host's only Opstage is meant.
-    project_dir, service, url: as for deployment.discover_deployment. root: folder of all recovery points. retention:
-    the rules of retention.Policy; all recovery points are kept where it is empty. prune_console_copies: also those that
-    the console's endpoint left. recipients: public keys for which recovery points are encrypted. metrics_file: absolute
-    path of the file for Prometheus, None for none. ping: addresses by the names in PING_EVENTS, each of which may be
-    missing; whoever knows one can pretend, so they are secret.
+    project_dir, service, url, ca_file: as for deployment.discover_deployment. root: folder of all recovery points.
+    retention: the rules of retention.Policy; all recovery points are kept where it is empty. prune_console_copies: also
+    those that the console's endpoint left. recipients: public keys for which recovery points are encrypted.
+    metrics_file: absolute path of the file for Prometheus, None for none. ping: addresses by the names in PING_EVENTS,
+    each of which may be missing; whoever knows one can pretend, so they are secret.
     """
 
     project: str | None = None
     project_dir: str | None = None
     service: str | None = None
     url: str | None = None
+    ca_file: str | None = None
     root: str = DEFAULT_ROOT
     retention: Mapping[str, Any] = field(default_factory=dict)
     prune_console_copies: bool = False
@@ -100,11 +101,11 @@ def read_settings(path: str) -> Settings:
 
 
 def parse_settings(found: Any) -> Settings:
-    """The settings that a JSON object holds; null stands for a default. Raises SettingsError."""
+    """The settings that a JSON object holds; null and an empty text stand for a default. Raises SettingsError."""
     if not isinstance(found, dict):
         raise SettingsError("expected is one JSON object.")
     known = [known.name for known in dataclasses.fields(Settings) if known.name != "project"]
-    given = {name: value for name, value in found.items() if value is not None}
+    given = {name: value for name, value in found.items() if value not in (None, "")}
     unknown = [name for name in given if name not in known]
     if unknown:
         raise SettingsError(f"{unknown[0]!r} is no setting; those are {', '.join(known)}.")
@@ -112,7 +113,7 @@ def parse_settings(found: Any) -> Settings:
         _require_kind(name, value)
     recipients = given.pop("recipients", [])
     settings = Settings(**given, recipients=tuple(recipients))
-    for name in ("root", "project_dir", "metrics_file"):
+    for name in ("root", "project_dir", "ca_file", "metrics_file"):
         _require_absolute(name, getattr(settings, name))
     _require_policy(settings)
     _require_addresses(settings.ping)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -43,15 +44,48 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _get_data(url: str, timeout: float) -> dict[str, Any]:
-    """Return `data` of the JSON envelope at `url`; asks the service itself, never a proxy."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+def trusting(ca_file: str | None) -> ssl.SSLContext:
+    """Return what a service over TLS is asked with: it must prove who it is.
+
+    To the CAs that the host trusts, or to those in the PEM file `ca_file` alone. Raises OpstageUnreachableError where
+    that file cannot be used.
+    """
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise OpstageUnreachableError(
+            f"The file of CA certificates, {ca_file}, cannot be used: {error.strerror or error}. Set opstage_ca_file "
+            "to a PEM file on this host"
+        ) from error
+
+
+def distrusted(url: str, error: ssl.SSLCertVerificationError) -> str:
+    """Return what is wrong with the certificate at `url`, without a full stop."""
+    return (
+        f"{url} has a certificate that this host does not trust: {error.verify_message}. Expected is one for this very "
+        "host name, from a CA of this host or one in the PEM file that opstage_ca_file names"
+    )
+
+
+def _opener_for(url: str, ca_file: str | None) -> urllib.request.OpenerDirector:
+    """What asks the service itself, never a proxy, and goes nowhere else."""
+    handlers: list[urllib.request.BaseHandler] = [urllib.request.ProxyHandler({}), _NoRedirect()]
+    if url.startswith("https:"):
+        handlers.append(urllib.request.HTTPSHandler(context=trusting(ca_file)))
+    return urllib.request.build_opener(*handlers)
+
+
+def _get_data(opener: urllib.request.OpenerDirector, url: str, timeout: float) -> dict[str, Any]:
+    """Return `data` of the JSON envelope at `url`."""
     try:
         with opener.open(url, timeout=timeout) as response:
             body = response.read(ANSWER_LIMIT)
     except urllib.error.HTTPError as error:
         raise OpstageUnreachableError(f"{url} answered HTTP {error.code}, expected 200") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
+        cause = getattr(error, "reason", None)
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            raise OpstageUnreachableError(distrusted(url, cause)) from error
         raise OpstageUnreachableError(f"{url} did not answer: {error}") from error
     return data_of(url, body)
 
@@ -82,15 +116,16 @@ def require_listening(url: str, timeout: float) -> None:
         raise OpstageUnreachableError(f"{url} did not answer: {error}") from error
 
 
-def get_service_status(url: str, timeout: float = 5.0) -> ServiceStatus:
+def get_service_status(url: str, timeout: float = 5.0, ca_file: str | None = None) -> ServiceStatus:
     """Ask the Opstage at base address `url` for its health and version.
 
     Both calls are public and exist since 0.1.0, whose health answer carries no version. Each may take `timeout`
-    seconds. Raises OpstageUnreachableError.
+    seconds. ca_file: see trusting. Raises OpstageUnreachableError.
     """
     base = url.rstrip("/")
-    health = _get_data(f"{base}/api/system/health", timeout)
-    version = _get_data(f"{base}/api/system/version", timeout)
+    opener = _opener_for(base, ca_file)
+    health = _get_data(opener, f"{base}/api/system/health", timeout)
+    version = _get_data(opener, f"{base}/api/system/version", timeout)
     return ServiceStatus(
         status=str(health.get("status", "")),
         version=str(version.get("version", "")),

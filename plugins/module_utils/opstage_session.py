@@ -20,7 +20,7 @@ import urllib.parse
 from dataclasses import dataclass, field
 from typing import Any, Callable, Iterator
 
-from .opstage_api import ANSWER_LIMIT, OpstageUnreachableError, data_of
+from .opstage_api import ANSWER_LIMIT, OpstageUnreachableError, data_of, distrusted, trusting
 from .sqlite_files import BLOCK_BYTES, Deadline
 
 ANSWER_TIMEOUT = 30.0
@@ -138,8 +138,7 @@ def logged_in(
 ) -> Iterator[OpstageSession]:
     """Log in at the base address `url`, and log out at the end, however that comes; `warn` is told where that fails.
 
-    Over `https://` the service must prove who it is: to the CAs that the host trusts, or to those in the PEM file
-    `ca_file` alone. Raises OpstageSessionError.
+    ca_file: see opstage_api.trusting. Raises OpstageSessionError.
     """
     session = _log_in(_Service(url, ca_file), account)
     try:
@@ -325,12 +324,9 @@ def _seconds(deadline: Deadline, at_most: float) -> float:
 
 def _trusting(ca_file: str | None) -> ssl.SSLContext:
     try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise OpstageSessionError(
-            f"The file of CA certificates, {ca_file}, cannot be used: {error.strerror or error}. Set opstage_ca_file "
-            "to a PEM file on this host."
-        ) from error
+        return trusting(ca_file)
+    except OpstageUnreachableError as error:
+        raise OpstageSessionError(f"{error}.") from error
 
 
 @contextlib.contextmanager
@@ -339,10 +335,7 @@ def _failures_named(url: str, timeout: float) -> Iterator[None]:
     try:
         yield
     except ssl.SSLCertVerificationError as error:
-        raise OpstageSessionError(
-            f"{url} has a certificate that this host does not trust: {error.verify_message}. Expected is one for this "
-            "very host name, from a CA of this host or one in the PEM file that opstage_ca_file names."
-        ) from error
+        raise OpstageSessionError(f"{distrusted(url, error)}.") from error
     except ssl.SSLError as error:
         raise OpstageSessionError(
             f"{url} does not speak TLS as expected: {error.reason or error}. {_ADDRESS_ADVICE}"

@@ -58,12 +58,18 @@ class Readiness:
 
 
 def wait_until_ready(
-    url: str, expected_version: str | None, timeout: float, container: str, isolated: bool = False
+    url: str,
+    expected_version: str | None,
+    timeout: float,
+    container: str,
+    isolated: bool = False,
+    ca_file: str | None = None,
 ) -> Readiness:
     """Wait until the API at `url` says `UP` and reports `expected_version` (any version when None).
 
     `timeout` is in seconds. `container` names the container whose death ends the wait early. `isolated`: ask the
     service's own port from inside the container's network, for a container without any other; `url` is then not used.
+    ca_file: see opstage_api.trusting.
     Raises NotReadyError: after the timeout, at once when a healthy service reports another version, and as soon as
     the container has died for good.
     """
@@ -74,7 +80,7 @@ def wait_until_ready(
     inside = _Inside(container)
     while True:
         try:
-            answer = inside.ask() if isolated else _ask(url, patience)
+            answer = inside.ask() if isolated else _ask(url, patience, ca_file)
             found = f"status {answer.status or 'missing'}, version {answer.version or 'missing'}"
             if answer.status == "UP":
                 _require_version(answer.version, expected_version, url, container)
@@ -95,7 +101,9 @@ def wait_until_ready(
         time.sleep(POLL_INTERVAL)
 
 
-def watch_health(url: str, expected_version: str | None, seconds: float, container: str) -> None:
+def watch_health(
+    url: str, expected_version: str | None, seconds: float, container: str, ca_file: str | None = None
+) -> None:
     """Ask the service for so many seconds whether it is still healthy in the version, and its container the same.
 
     Raises NotReadyError, DockerError.
@@ -104,7 +112,7 @@ def watch_health(url: str, expected_version: str | None, seconds: float, contain
     started = _started(container)
     while (left := end - time.monotonic()) > 0:
         time.sleep(min(left, SOAK_INTERVAL))
-        wait_until_ready(url, expected_version, UNHEALTHY_SECONDS_ALLOWED, container)
+        wait_until_ready(url, expected_version, UNHEALTHY_SECONDS_ALLOWED, container, ca_file=ca_file)
         if _started(container) != started:
             raise NotReadyError(
                 f"The container {container} was started again while it was watched. See in its log why.",
@@ -116,9 +124,9 @@ def _started(container: str) -> str:
     return str(inspect("container", [container])[0]["State"]["StartedAt"])
 
 
-def _ask(url: str, connection_timeout: float) -> ServiceStatus:
+def _ask(url: str, connection_timeout: float, ca_file: str | None) -> ServiceStatus:
     require_listening(url, connection_timeout)
-    return get_service_status(url)
+    return get_service_status(url, ca_file=ca_file)
 
 
 class _Inside:

@@ -191,9 +191,11 @@ def _up(leg: Leg, *overrides: str) -> str:
 
 def _answers(leg: Leg) -> list[str]:
     """Wait until the service answers clients, and print what it says of its health and version."""
-    url = presentable(leg.request.deployment["url"]).replace(_USER_IN_URL, "")
+    deployment = leg.request.deployment
+    url, ca_file = presentable(deployment["url"]).replace(_USER_IN_URL, ""), deployment["ca_file"]
     loop = 'until python3 -c "$0" "$1" 2>/dev/null; do sleep 1; done'
-    wait = ["timeout", str(leg.request.timeout), "sh", "-c", loop, _ASK]
+    trust = [] if ca_file is None else ["env", f"SSL_CERT_FILE={presentable(ca_file)}"]
+    wait = [*trust, "timeout", str(leg.request.timeout), "sh", "-c", loop, _ASK]
     return [shell_line(*wait, f"{url}/api/system/{name}") for name in ("health", "version")]
 
 

@@ -59,6 +59,8 @@ def set_timer(wanted: Confirmation) -> None:
     command = [wanted.interpreter, "-I", path, "rollback", "--unless-confirmed", wanted.run, "--project", project]
     command += ["--project-dir", deployment["project_dir"], "--service", deployment["service"]]
     command += ["--url", deployment["url"], "--root", wanted.root, "--health-timeout", str(wanted.timeout)]
+    if deployment["ca_file"] is not None:
+        command += ["--ca-file", deployment["ca_file"]]
     setting = ["systemd-run", f"--unit={unit}", f"--on-active={wanted.minutes}min", "--timer-property=AccuracySec=1s"]
     setting += [f"--property=ExecStopPost=/bin/rm -f {path}"]
     setting += [f"--description=Undo the upgrade of {project}, which nobody has confirmed", "--", *command]

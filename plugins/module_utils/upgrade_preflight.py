@@ -160,7 +160,7 @@ def examine(plan: UpgradePlan, deployment: Mapping[str, Any], request: UpgradeRe
 
 
 def try_account(
-    plan: UpgradePlan, deployment: Mapping[str, Any], account: Account, ca_file: str | None, warn: Callable[[str], None]
+    plan: UpgradePlan, deployment: Mapping[str, Any], account: Account, warn: Callable[[str], None]
 ) -> UpgradePlan:
     """Return the plan with what keeps the account from seeing Diagnostics, as it must once the target runs.
 
@@ -170,7 +170,7 @@ def try_account(
     if not plan.needed or deployment["status"] is None:
         return plan
     try:
-        diagnosed_version(deployment["url"], account, warn, ca_file)
+        diagnosed_version(deployment["url"], account, warn, deployment["ca_file"])
     except OpstageSessionError as error:
         return replace(plan, problems=[*plan.problems, f"Diagnostics cannot be seen: {error}"])
     return plan

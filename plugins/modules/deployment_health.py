@@ -33,6 +33,12 @@ options:
     description: Address at which the host reaches the service.
     type: str
     required: true
+  ca_file:
+    description:
+      - PEM file on the host with the certificates of the CAs that alone are trusted, where O(url) begins with
+        V(https://).
+      - Those that the host trusts when not given. There is no way to do without a check.
+    type: path
   project:
     description: Name of the Compose project.
     type: str
@@ -113,6 +119,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "url": {"type": "str", "required": True},
+            "ca_file": {"type": "path"},
             "project": {"type": "str", "required": True},
             "service": {"type": "str", "required": True},
             "version": {"type": "str"},
@@ -124,11 +131,11 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(changed=False)
     parameters = module.params
-    url, version = parameters["url"], parameters["version"]
+    url, version, ca_file = parameters["url"], parameters["version"], parameters["ca_file"]
     try:
         container = find_container(parameters["project"], parameters["service"])
-        readiness = wait_until_ready(url, version, parameters["timeout"], container)
-        watch_health(url, version, parameters["soak"], container)
+        readiness = wait_until_ready(url, version, parameters["timeout"], container, ca_file=ca_file)
+        watch_health(url, version, parameters["soak"], container, ca_file)
     except NotReadyError as error:
         module.fail_json(msg=str(error), container_logs=error.logs)
     except (DiscoveryError, DockerError) as error:

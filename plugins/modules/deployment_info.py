@@ -139,6 +139,9 @@ deployment:
       description: Address at which the host reaches the service.
       type: str
       sample: http://127.0.0.1:8080
+    ca_file:
+      description: What O(ca_file) says, null where it was not given.
+      type: str
     status:
       description: Health as the API reports it, V(UP), V(DEGRADED) or V(DOWN); null when it does not answer.
       type: str
@@ -280,7 +283,11 @@ def describe(module: AnsibleModule) -> dict[str, object]:
     """Return what the module returns. Raises the errors that main names."""
     options = module.params
     deployment = discover_deployment(
-        options["project_dir"], options["service"], options["url"], require_data=options["require_data"]
+        options["project_dir"],
+        options["service"],
+        options["url"],
+        require_data=options["require_data"],
+        ca_file=options["ca_file"],
     )
     size = journal_size(journal_path(deployment.project))
     entries = read_entries(journal_path(deployment.project))
@@ -308,6 +315,7 @@ def main() -> None:
             "project_dir": {"type": "path"},
             "service": {"type": "str"},
             "url": {"type": "str"},
+            "ca_file": {"type": "path"},
             "root": {"type": "path", "default": "/var/backups/opstage"},
             "required": {"type": "bool", "default": True},
             "require_data": {"type": "bool", "default": True},

@@ -305,6 +305,7 @@ def main() -> None:
             "project_dir": {"type": "path"},
             "service": {"type": "str"},
             "url": {"type": "str"},
+            "ca_file": {"type": "path"},
             "root": {"type": "path", "default": "/var/backups/opstage"},
             "max_backup_age": {"type": "str", "default": "26h"},
             "min_points_that_fit": {"type": "int", "default": 2},
@@ -317,7 +318,9 @@ def main() -> None:
         limits = parse_limits(options["max_backup_age"], options["min_points_that_fit"], options["require_timer"])
     except LimitError as error:
         module.fail_json(msg=str(error))
-    status = collect_status(options["project_dir"], options["service"], options["url"], options["root"])
+    status = collect_status(
+        options["project_dir"], options["service"], options["url"], options["root"], options["ca_file"]
+    )
     problems = find_problems(status, limits)
     del status["failures"]
     module.exit_json(changed=False, problems=problems, **status)

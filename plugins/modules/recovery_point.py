@@ -61,12 +61,6 @@ options:
       - Its password.
       - Sent as it is where the address of the service begins with V(http://).
     type: str
-  ca_file:
-    description:
-      - PEM file on the host with the certificates of the CAs that alone are trusted, where the address of the service
-        begins with V(https://).
-      - Those that the host trusts when not given. There is no way to do without a check.
-    type: path
   recipients:
     description:
       - Public keys of age (C(age1…)) or OpenSSH (C(ssh-ed25519 …), C(ssh-rsa …)). Once it is verified, the copy and the
@@ -158,7 +152,7 @@ def find_way(module: AnsibleModule) -> ConsoleBackup | None:
             "opstage_admin_password."
         )
     account = Account(options["username"], options["password"])
-    return ConsoleBackup(options["deployment"], account, options["ca_file"], module.warn)
+    return ConsoleBackup(options["deployment"], account, module.warn)
 
 
 def main() -> None:
@@ -171,7 +165,6 @@ def main() -> None:
             "method": {"type": "str", "default": "online", "choices": list(METHODS)},
             "username": {"type": "str"},
             "password": {"type": "str", "no_log": True},
-            "ca_file": {"type": "path"},
             "recipients": {"type": "list", "elements": "str", "default": []},
             "allow_damaged": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},

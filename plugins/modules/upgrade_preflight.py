@@ -80,12 +80,6 @@ options:
   password:
     description: Its password. Required together with O(username).
     type: str
-  ca_file:
-    description:
-      - PEM file on the host with the certificates of the CAs that alone are trusted, where the address of the service
-        begins with V(https://).
-      - Those that the host trusts when not given. There is no way to do without a check.
-    type: path
 """
 
 EXAMPLES = r"""
@@ -191,7 +185,6 @@ def main() -> None:
             "maintenance_window": {"type": "str"},
             "username": {"type": "str"},
             "password": {"type": "str", "no_log": True},
-            "ca_file": {"type": "path"},
         },
         required_together=[("username", "password")],
         supports_check_mode=True,
@@ -212,7 +205,7 @@ def main() -> None:
             plan = examine(plan, deployment, request, datetime.now(timezone.utc))
             if options["username"] is not None and not module.check_mode:
                 account = Account(options["username"], options["password"])
-                plan = try_account(plan, deployment, account, options["ca_file"], module.warn)
+                plan = try_account(plan, deployment, account, module.warn)
     except ImageReferenceError as error:
         module.fail_json(msg=f"The image of the deployment cannot be upgraded: {error}")
     module.exit_json(changed=False, **asdict(plan))

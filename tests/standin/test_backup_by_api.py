@@ -29,9 +29,10 @@ def make(container: Container, tag: str, root: Path, account: Account = OWNER) -
         **{"service": "web", "container": container.name, "image": f"{REPOSITORY}:{tag}", "tag": tag, "digest": None},
         **{"image_id": description["Image"], "version": tag, "version_source": "api", "edition": "ce"},
         **{"data_dir": "", "database": "", "url": f"http://127.0.0.1:{container.client().port}"},
+        "ca_file": None,
     }
     warnings: list[str] = []
-    way = ConsoleBackup(deployment, account, None, warnings.append)
+    way = ConsoleBackup(deployment, account, warnings.append)
     return create_recovery_point(deployment, str(root), "manual", "api", "0.1.0", obtain=way), warnings
 
 

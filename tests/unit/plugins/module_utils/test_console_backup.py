@@ -98,6 +98,7 @@ def deployment(tmp_path: Path, docker: RecordedDocker) -> dict[str, Any]:
         "edition": "ce",
         "data_dir": "",
         "database": "",
+        "ca_file": None,
     }
 
 
@@ -113,7 +114,7 @@ def create(
     given = {**deployment, "url": console.url}
     told: list[str] = []
     account = Account(USERNAME, options.pop("password", PASSWORD))
-    way = ConsoleBackup(given, account, None, (told if warnings is None else warnings).append)
+    way = ConsoleBackup(given, account, (told if warnings is None else warnings).append)
     point = create_recovery_point(given, str(root), "manual", "api", "0.1.0", obtain=way, **options)
     assert told == []
     return point
@@ -237,7 +238,7 @@ class TestFailures:
     ) -> None:
         with mounted_tmpfs(tmp_path / "small", "8m") as small:
             console.content += bytes(9 << 20)
-            way = ConsoleBackup({**deployment, "url": console.url}, Account(USERNAME, PASSWORD), None, pytest.fail)
+            way = ConsoleBackup({**deployment, "url": console.url}, Account(USERNAME, PASSWORD), pytest.fail)
             with pytest.raises(SnapshotError) as caught:
                 way(str(small / "opstage.db"), lambda size: None, None)
             assert caught.value.reason is Reason.NO_SPACE

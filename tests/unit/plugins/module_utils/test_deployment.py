@@ -26,6 +26,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.deployment import 
     service_url,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.opstage_api import ServiceStatus
+from console_testing import Console, PrivateAuthority, serving_console
 from opstage_testing import (
     RecordedDocker,
     answers,
@@ -317,6 +318,7 @@ class TestDescription:
             "database": "/data/none.db",
             "database_size": None,
             "url": "http://u",
+            "ca_file": None,
             "status": "UP",
             "version": "0.2.0",
             "version_source": "api",
@@ -400,6 +402,14 @@ class TestDiscover:
         with serving(answers("0.2.1")) as service:
             found = discover_deployment(url=service.url)
         assert (found.url, found.version) == (service.url, "0.2.1")
+
+    def test_an_address_with_a_certificate_of_a_private_authority(self, docker: RecordedDocker, tmp_path: Path) -> None:
+        authority = PrivateAuthority(tmp_path)
+        self.placed(docker, tmp_path, unused_url())
+        with serving_console(Console(instead=answers("0.2.1")), authority.certificate()) as console:
+            found = discover_deployment(url=console.url, ca_file=str(authority.file))
+            assert (found.status, found.ca_file) == ("UP", str(authority.file))
+            assert discover_deployment(url=console.url).status is None
 
     @pytest.mark.parametrize("service", ["in-memory", "mounted-memory", "single-file", "killed"])
     def test_data_that_the_host_cannot_see(self, docker: RecordedDocker, tmp_path: Path, service: str) -> None:

@@ -284,6 +284,7 @@ class TestSettings:
             ({"rot": "/x"}, "'rot' is no setting; those are project_dir,"),
             ({"root": "backups"}, "root is 'backups'; expected is an absolute path"),
             ({"root": 3}, "root is no int; expected is a text"),
+            ({"ca_file": "ca.pem"}, "ca_file is 'ca.pem'; expected is an absolute path"),
             ({"recipients": "age1"}, "recipients is no str; expected is a list of texts"),
             ({"recipients": [1]}, "recipients is no list; expected is a list of texts"),
             ({"retention": {"last": -2}}, "retention: The policy's last is -2"),
@@ -299,7 +300,7 @@ class TestSettings:
         assert SECRET not in str(error.value)
 
     def test_null_stands_for_a_default(self) -> None:
-        assert parse_settings({"root": None, "ping": None, "retention": None}) == Settings()
+        assert parse_settings({"root": None, "ping": None, "retention": None, "ca_file": "", "url": ""}) == Settings()
 
     def test_of_several_projects_one_is_named(self, host: Host) -> None:
         host.is_told()

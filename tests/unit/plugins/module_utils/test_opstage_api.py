@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils.opstage_api import (
@@ -12,6 +13,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.opstage_api import
     ServiceStatus,
     get_service_status,
 )
+from console_testing import Console, PrivateAuthority, serving_console
 from opstage_testing import Answer, answer, answers, saying, serving, unused_url
 
 HEALTH = "/api/system/health"
@@ -146,3 +148,26 @@ def test_a_proxy_is_never_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("http_proxy", proxy.url)
         assert get_service_status(service.url).version == "0.2.0"
         assert proxy.asked == []
+
+
+class TestTls:
+    def test_a_private_authority(self, tmp_path: Path) -> None:
+        authority = PrivateAuthority(tmp_path)
+        with serving_console(Console(instead=answers("0.3.0")), authority.certificate()) as console:
+            assert get_service_status(console.url, ca_file=str(authority.file)).version == "0.3.0"
+
+    def test_one_that_the_host_does_not_know(self, tmp_path: Path) -> None:
+        with serving_console(Console(instead=answers()), PrivateAuthority(tmp_path).certificate()) as console:
+            with pytest.raises(OpstageUnreachableError) as caught:
+                get_service_status(console.url)
+            assert console.asked == []
+        said = str(caught.value).replace(console.url, "URL")
+        assert said.startswith(f"URL{HEALTH} has a certificate that this host does not trust: unable to get local")
+        assert said.endswith("the PEM file that opstage_ca_file names")
+
+    def test_a_file_of_authorities_that_is_none(self, tmp_path: Path) -> None:
+        missing = tmp_path / "missing.pem"
+        with pytest.raises(OpstageUnreachableError, match="cannot be used: No such file"):
+            get_service_status("https://127.0.0.1:1", ca_file=str(missing))
+        with pytest.raises(OpstageUnreachableError, match="did not answer"):
+            get_service_status("http://127.0.0.1:1", ca_file=str(missing))

@@ -15,6 +15,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.readiness import (
     wait_until_ready,
     watch_health,
 )
+from console_testing import Console, PrivateAuthority, serving_console
 from opstage_testing import (
     RecordedDocker,
     Service,
@@ -115,6 +116,22 @@ class TestReady:
         wait_until_ready(service.url, "0.2.0", 30, CONTAINER)
         timer.join()
         assert f"container inspect {CONTAINER}" in docker.calls
+
+
+class TestTls:
+    """Behind a proxy with a certificate of a private authority."""
+
+    def test_trusted(self, docker: RecordedDocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(readiness, "SOAK_INTERVAL", 0.05)
+        authority = PrivateAuthority(tmp_path)
+        with serving_console(Console(instead=answers("0.2.0")), authority.certificate()) as console:
+            assert wait_until_ready(console.url, "0.2.0", 30, CONTAINER, ca_file=str(authority.file)).status == "UP"
+            watch_health(console.url, "0.2.0", 0.1, CONTAINER, str(authority.file))
+
+    def test_not_trusted(self, docker: RecordedDocker, tmp_path: Path) -> None:
+        with serving_console(Console(instead=answers("0.2.0")), PrivateAuthority(tmp_path).certificate()) as console:
+            error = not_ready(console.url, timeout=0.3)
+        assert "/api/system/health has a certificate that this host does not trust: " in str(error)
 
 
 class TestNotReady:

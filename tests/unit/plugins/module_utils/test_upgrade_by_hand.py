@@ -28,6 +28,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_by_hand im
     way_back_by_hand,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_runbook import look_at_host
+from console_testing import Console, PrivateAuthority, serving_console
 from opstage_testing import answers, serving
 from sqlite_testing import HOLDER, fingerprint, killed_deployment, names_in, numbers_in, running
 
@@ -98,6 +99,7 @@ class Place:
             "data_dir": str(self.data),
             "database": str(self.database),
             "url": url,
+            "ca_file": None,
         }
         docker = folder / "programs" / "docker"
         rehearsal = self.root / "by-hand" / "web-20261123T093000Z" / "to-0.3.0" / "rehearsal" / "opstage.db"
@@ -315,6 +317,19 @@ def test_no_password_in_a_command(place: Place, url: str) -> None:
     text = "".join(step.by_hand for step in find_steps(request, legs)) + way_back_by_hand(legs[0])
     assert " http://127.0.0.1:1/api/system/health\n" in text
     assert "hush" not in text
+
+
+def test_a_certificate_of_a_private_authority(place: Place, tmp_path: Path) -> None:
+    authority = PrivateAuthority(tmp_path)
+    place.deployment["ca_file"] = str(authority.file)
+    with serving_console(Console(instead=answers("0.3.0")), authority.certificate()) as console:
+        place.deployment["url"] = console.url
+        (leg,) = find_legs(place.request("0.3.0"), NOW)
+        text = way_back_by_hand(leg)
+        for line in {line for line in text.splitlines() if f"{console.url}/api/system/" in line}:
+            done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, timeout=30, check=True)
+            assert '"version": "0.3.0"' in done.stdout
+        assert sorted(console.asked) == ["GET /api/system/health", "GET /api/system/version"]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ DEPLOYMENT = {
     "project_dir": "/opt/my opstage",
     "service": "web",
     "url": "http://127.0.0.1:8080",
+    "ca_file": None,
 }
 
 
@@ -87,6 +89,8 @@ def test_the_timer(systemd: Systemd, command: Path) -> None:
         "--project-dir /opt/my opstage --service web --url http://127.0.0.1:8080 --root /backups --health-timeout 60"
     )
     assert os.access(command, os.X_OK)
+    set_timer(replace(wanted(), deployment={**DEPLOYMENT, "ca_file": "/etc/ca.pem"}))
+    assert systemd.calls[-1].endswith(" --health-timeout 60 --ca-file /etc/ca.pem")
 
 
 def test_without_a_timer_there_is_no_upgrade(systemd: Systemd, command: Path) -> None:

@@ -48,6 +48,7 @@ DEPLOYMENT: dict[str, Any] = {
     "container_status": "running",
     "status": "UP",
     "url": "http://127.0.0.1:8080",
+    "ca_file": None,
     "database": "/opstage.db",
     "database_size": 4096,
     "environment_files": [],
@@ -447,7 +448,7 @@ class TestAccount:
         request = UpgradeRequest("0.3.0", acknowledge=("0.3.0",))
         warnings: list[str] = []
         account = Account(USERNAME, password)
-        found = try_account(plan_upgrade(deployment, request, None), deployment, account, None, warnings.append)
+        found = try_account(plan_upgrade(deployment, request, None), deployment, account, warnings.append)
         assert console.sessions <= len(warnings)
         return found.problems, warnings
 

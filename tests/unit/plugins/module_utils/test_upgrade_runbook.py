@@ -35,6 +35,7 @@ DEPLOYMENT: dict[str, Any] = {
     "data_dir": "/srv/data",
     "database": "/srv/data/opstage.db",
     "url": "http://127.0.0.1:8080",
+    "ca_file": None,
 }
 
 

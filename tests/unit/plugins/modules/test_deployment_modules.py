@@ -18,7 +18,7 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.capsule.opstage.plugins.module_utils import host_registry, journal, upgrade_preflight
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import find_process
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_registry import EngineSettings, RemoteImage
-from console_testing import PASSWORD, USERNAME, Console, serving_console
+from console_testing import PASSWORD, USERNAME, Console, PrivateAuthority, serving_console
 from opstage_testing import (
     RecordedDocker,
     answers,
@@ -296,7 +296,8 @@ def test_preflight_leaves_it_to_the_role_to_fail(deployment: dict[str, Any], run
 
 def test_preflight_tries_the_account(deployment: dict[str, Any], run: Run) -> None:
     with serving_console(Console(role="viewer")) as console:
-        options = {"deployment": {**deployment, "status": "UP", "url": console.url}, "version": "0.3.0"}
+        given = {**deployment, "status": "UP", "url": console.url, "ca_file": None}
+        options = {"deployment": given, "version": "0.3.0"}
         account = {"username": USERNAME, "password": PASSWORD}
         run("upgrade_preflight", **options)
         run("upgrade_preflight", check_mode=True, **options, **account)
@@ -322,6 +323,15 @@ def test_health(run: Run, docker: RecordedDocker) -> None:
     assert (healthy["status"], healthy["version"], healthy["edition"]) == ("UP", "0.3.0", "ce")
     assert "expected 0.4.0" in other["msg"]
     assert other["container_logs"] == ["last words"]
+
+
+def test_health_over_tls(docker: RecordedDocker, run: Run, tmp_path: Path) -> None:
+    docker.has_containers([recorded_container("published")])
+    authority = PrivateAuthority(tmp_path)
+    with serving_console(Console(instead=answers("0.3.0")), authority.certificate()) as console:
+        options = {"url": console.url, "project": "opstage", "service": "published", "timeout": 1}
+        assert run("deployment_health", ca_file=str(authority.file), **options)["version"] == "0.3.0"
+        assert "does not trust" in run("deployment_health", **options)["msg"]
 
 
 def test_overrides(run: Run, state: Path) -> None:

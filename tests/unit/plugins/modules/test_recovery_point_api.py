@@ -43,11 +43,9 @@ def console(authority: PrivateAuthority, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.fixture
-def run(
-    console: Console, authority: PrivateAuthority, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Run]:
+def deployment(console: Console, authority: PrivateAuthority, tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "compose.yml").write_text("services: {}\n")
-    deployment = {
+    return {
         "project": "opstage",
         "project_dir": str(tmp_path),
         "config_files": [str(tmp_path / "compose.yml")],
@@ -64,14 +62,20 @@ def run(
         "data_dir": "",
         "database": "",
         "url": console.url,
+        "ca_file": str(authority.file),
     }
+
+
+@pytest.fixture
+def run(
+    deployment: dict[str, Any], console: Console, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Run]:
     usual = {
         "deployment": deployment,
         "root": str(tmp_path / "backups"),
         "method": "api",
         "username": USERNAME,
         "password": PASSWORD,
-        "ca_file": str(authority.file),
     }
 
     def run_module(check_mode: bool = False, **options: object) -> dict[str, Any]:
@@ -102,11 +106,11 @@ def test_check_mode_asks_nobody(run: Run, console: Console, tmp_path: Path) -> N
     assert not (tmp_path / "backups").exists()
 
 
-def test_a_failure_shows_what_it_says(run: Run, tmp_path: Path) -> None:
+def test_a_failure_shows_what_it_says(run: Run, deployment: dict[str, Any], tmp_path: Path) -> None:
     said = run(password="another-password")["msg"]
     assert said.startswith("No recovery point was made, and nothing is left of it: https://127.0.0.1:")
     assert "the user name 'admin' or the password is wrong" in said
-    assert "that this host does not trust" in run(ca_file=None)["msg"]
+    assert "that this host does not trust" in run(deployment={**deployment, "ca_file": None})["msg"]
     assert names_in(tmp_path / "backups" / "opstage") == []
 
 

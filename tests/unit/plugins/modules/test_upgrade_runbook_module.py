@@ -73,6 +73,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any
         "data_dir": str(tmp_path),
         "database": str(tmp_path / "opstage.db"),
         "url": "http://127.0.0.1:8080",
+        "ca_file": None,
     }
 
 
