@@ -13,7 +13,7 @@ STAGES := environment lint sanity unit standin sample scenarios
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test environment lint sanity unit standin sample scenarios bench campaign matrix build clean check python
+.PHONY: help demo test environment lint sanity unit standin sample scenarios bench campaign matrix reference docs build clean check python
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -68,6 +68,12 @@ campaign: check environment ## faults, random histories and interruptions, in fu
 
 matrix: check environment ## the playbooks from all supported controllers and on all supported hosts: half an hour
 	python tests/compatibility/matrix.py
+
+reference: environment ## write docs/configuration.md from what the roles, playbooks and modules say
+	python tests/tools/configuration_reference.py
+
+docs: python ## the guide, the modules and the roles as HTML in .cache/docs/html
+	@$(PYTHON) tests/tools/documentation.py
 
 build: environment ## the collection's artifact
 	@python tests/tools/artifact.py
