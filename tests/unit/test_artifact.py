@@ -48,12 +48,8 @@ class Installation:
         self.run("ansible-galaxy", "collection", "install", "--no-deps", "--offline", str(artifact))
 
     def run(self, program: str, *arguments: str) -> str:
-        """Run a program of Ansible's here, where no settings of the checkout hold, and return its output."""
-        settings = {
-            "ANSIBLE_COLLECTIONS_PATH": str(self.collections),
-            "ANSIBLE_CONFIG": os.devnull,
-            "ANSIBLE_HOME": str(self.folder / "home"),
-        }
+        """Run a program of Ansible's here, with none of the checkout's settings, and return its output."""
+        settings = {"ANSIBLE_COLLECTIONS_PATH": str(self.collections), "ANSIBLE_HOME": str(self.folder / "home")}
         done = subprocess.run(
             [str(BINARIES / program), *arguments],
             cwd=self.folder,
@@ -113,6 +109,13 @@ def test_every_role_is_documented(installation: Installation) -> None:
     names = [f"{COLLECTION}.{name}" for name in ROLES]
     found = json.loads(installation.run("ansible-doc", "--type", "role", "--json", *names))
     assert {name: list(page["entry_points"]) for name, page in found.items()} == {name: ["main"] for name in names}
+
+
+@pytest.mark.parametrize("folder", sorted((CHECKOUT / "roles").iterdir()), ids=lambda folder: folder.name)
+def test_every_role_has_the_readme_that_galaxy_requires(folder: Path) -> None:
+    text = (folder / "README.md").read_text()
+    assert text.startswith(f"# {COLLECTION}.{folder.name}\n")
+    assert (f"\nansible-doc --type role {COLLECTION}.{folder.name}\n" in text) == (folder.name in ROLES)
 
 
 def test_the_command_runs_without_ansible(installation: Installation) -> None:
