@@ -13,7 +13,7 @@ STAGES := environment lint sanity unit standin sample scenarios
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test environment lint sanity unit standin sample scenarios bench campaign matrix reference docs build clean check python
+.PHONY: help demo test environment lint sanity unit standin sample scenarios bench campaign matrix reference docs build importer clean check python
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -78,6 +78,14 @@ docs: python ## the guide, the modules and the roles as HTML in .cache/docs/html
 build: environment ## the collection's artifact
 	@python tests/tools/artifact.py
 
+importer: environment .cache/importer/.installed ## would Galaxy take the artifact, and does ansible-builder understand it?
+	rm -rf .cache/importer/run
+	python tests/tools/artifact.py .cache/importer/run
+	@cd .cache/importer/run && export HOME="$$PWD" PATH="$(CURDIR)/.cache/importer/bin:$$PATH" && \
+	{ python -m galaxy_importer.main capsule-opstage-*.tar.gz > importer.log || { cat importer.log; exit 1; }; } && \
+	! grep -E '^(WARNING|ERROR):' importer.log && \
+	tar -xf capsule-opstage-*.tar.gz execution-environment.yml && ansible-builder create
+
 clean: python ## remove all that the targets above made
 	@if [ -e .testbed ] || [ -e .cache/testbed ]; then $(PYTHON) tests/testbed/testbed.py clean; fi
 	rm -rf .ansible .cache .collections .demo .pytest_cache .testbed .venv capsule-opstage-*.tar.gz
@@ -89,6 +97,11 @@ check: python
 python:
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 	{ echo "error: Python 3.11 or newer is needed, found: $$("$(PYTHON)" -V 2>/dev/null || echo none)" >&2; exit 1; }
+
+.cache/importer/.installed: requirements/importer.txt | python
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --no-compile --disable-pip-version-check --requirement $<
+	@touch $@
 
 .venv/.%: requirements/%.txt requirements/demo.txt requirements/constraints.txt tests/tools/environment.py | python
 	@$(PYTHON) tests/tools/environment.py $*
