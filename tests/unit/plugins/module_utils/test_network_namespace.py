@@ -74,6 +74,10 @@ def test_a_packet_goes_to_the_gateway() -> None:
         assert gateway.recv(1) == b""
 
 
-@pytest.mark.parametrize(("pid", "gateway"), [(0, "127.0.0.1"), (1 << 22, "127.0.0.1"), (os.getpid(), "nowhere")])
+@pytest.mark.parametrize(
+    ("pid", "gateway"),
+    [(0, "127.0.0.1"), (1 << 22, "127.0.0.1"), (os.getpid(), "nowhere")],
+    ids=["no process", "gone", "no address"],
+)
 def test_what_cannot_be_told_is_no_failure(pid: int, gateway: str) -> None:
     make_known(container(pid, gateway))
