@@ -35,6 +35,7 @@ PACKAGES = (
     "iproute2",
     "sqlite3",
     "age",
+    "restic",
 )
 LEFT_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
 
