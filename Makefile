@@ -13,7 +13,7 @@ STAGES := environment lint sanity unit standin sample scenarios
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test environment lint sanity unit standin sample scenarios bench campaign matrix reference docs build importer clean check python
+.PHONY: help demo test environment lint sanity unit standin sample scenarios bench campaign page matrix reference docs build importer clean check python
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,7 +30,7 @@ lint: environment ## formats, types, rules, changelog fragments, licenses
 	ruff check .
 	ruff format --check .
 	mypy --package ansible_collections.capsule.opstage.plugins
-	mypy tests/bench tests/campaign tests/compatibility tests/scenarios tests/standin tests/testbed tests/tools
+	mypy tests/bench tests/campaign tests/compatibility tests/page tests/scenarios tests/standin tests/testbed tests/tools
 	yamllint --strict .
 	ansible-lint
 	antsibull-changelog lint
@@ -65,6 +65,9 @@ campaign: check environment ## faults, random histories and interruptions, in fu
 	python tests/campaign/faults.py
 	python tests/campaign/differential.py
 	python tests/campaign/interruptions.py
+
+page: check environment ## the status page in a real headless browser; where there is none, Debian's takes 0.5 GiB
+	pytest tests/page
 
 matrix: check environment ## the playbooks from all supported controllers and on all supported hosts: half an hour
 	python tests/compatibility/matrix.py

@@ -114,7 +114,9 @@ def _body(row: Mapping[str, Any]) -> str:
     severity, columns = row["severity"], len(_COLUMNS)
     items = "".join(f"<li>{_text(one['text'])}</li>" for one in row["problems"])
     problems = f"<ul>{items}</ul>" if items else ""
-    head = f'<th scope="row" role="rowheader">{_text(row["host"])}<small class="{severity}">{severity}</small></th>'
+    # With a space between the two, which stand on one line on a phone.
+    state = f'<small class="{severity}">{severity}</small>'
+    head = f'<th scope="row" role="rowheader">{_text(row["host"])} {state}</th>'
     if row["deployment"] is None:
         rows = [f'<tr role="row">{head}\n<td role="cell" colspan="{columns - 1}">{problems}</td></tr>']
     else:

@@ -38,7 +38,7 @@ def point(reason: str = "scheduled", size: int = 40_000_000, **more: Any) -> dic
     }
 
 
-def damaged_point(**ago: float) -> dict[str, Any]:
+def damaged_point(**ago: Any) -> dict[str, Any]:
     """A recovery point whose manifest cannot be read."""
     known = point(**ago)
     flaw = "is damaged: its manifest.json is no JSON."

@@ -48,7 +48,7 @@ class Page(HTMLParser):
         if self._open and self._open[-1] not in ("style", "title"):
             self.text += data
             if self.rows and self.rows[-1] and {"td", "th"} & set(self._open):
-                self.rows[-1][-1] += f"{data}|"
+                self.rows[-1][-1] += f"{data.strip()}|"
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
