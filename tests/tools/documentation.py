@@ -34,6 +34,7 @@ SETTINGS = Path(__file__).parent / "sphinx"
 # Beside the guide, a page is a file of docs/; there it is named by its path, in Sphinx by its document.
 PAGE = re.compile(r"`([^`<]+) <\.\./\.\./([a-z-]+)\.md>`__")
 FILE = re.compile(r"`([^`<]+) <\.\./\.\./([a-z.-]+)>`__")
+HEADING_OF_PLUGINS = ".. _plugin_index"
 
 
 def main() -> int:
@@ -86,8 +87,10 @@ def add_pages() -> None:
         text = PAGE.sub(r":doc:`\1 </\2>`", page.read_text())
         page.write_text(FILE.sub(r":download:`\1 </\2>`", text))
     names = "\n".join(f"    {path.stem}" for path in sorted(DOCUMENTS.glob("*.md")))
-    with (SOURCE / "index.rst").open("a") as index:
-        index.write(f"\nReference\n---------\n\n.. toctree::\n    :maxdepth: 1\n\n{names}\n")
+    index = SOURCE / "index.rst"
+    before, heading, after = index.read_text().partition(HEADING_OF_PLUGINS)
+    section = f"Reference\n---------\n\n.. toctree::\n    :maxdepth: 1\n\n{names}\n\n"
+    index.write_text(before + section + heading + after)
 
 
 if __name__ == "__main__":
