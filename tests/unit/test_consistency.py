@@ -24,17 +24,20 @@ PLAYBOOKS = sorted(path.name for path in (CHECKOUT / "playbooks").glob("*.yml"))
 ROLES = sorted(path.parents[1].name for path in (CHECKOUT / "roles").glob("*/meta/argument_specs.yml"))
 
 PUBLIC_VARIABLE = re.compile(r"\bopstage_[a-z_]+")
-USE_WITH_DEFAULT = re.compile(r"\{\{ (opstage_[a-z_]+) \| default\((.+)\) \}\}")
+USE_WITH_DEFAULT = re.compile(r"\{\{ (opstage_[a-z_]+) \| default\((.+?)\)(?: \| (bool))? \}\}")
 USE = re.compile(r"\{\{ (opstage_[a-z_]+) \}\}")
 EXPRESSION = re.compile(r"\{\{.*?\}\}", re.DOTALL)
 OMIT = "omit"
 
 
 class Use(NamedTuple):
-    """A use of a public variable: its default there, empty for none, and the module and option that it goes to."""
+    """A use of a public variable: its default there, empty for none, what it is made first, such as ``bool``, empty for
+    nothing, and the module and option that it goes to.
+    """
 
     variable: str
     default: str
+    made: str
     target: tuple[str, str] | None
 
 
@@ -118,12 +121,12 @@ def uses_below(value: Any, module: str | None) -> Iterator[Use]:
             yield from uses_below(child, str(name).removeprefix(f"{COLLECTION}.") if own else None)
 
 
-def uses_in(text: str) -> Iterator[tuple[str, str]]:
+def uses_in(text: str) -> Iterator[tuple[str, str, str]]:
     for expression in EXPRESSION.findall(text):
         if match := USE_WITH_DEFAULT.fullmatch(expression):
-            yield match[1], match[2]
+            yield match[1], match[2], match[3] or ""
         elif match := USE.fullmatch(expression):
-            yield match[1], ""
+            yield match[1], "", ""
         elif PUBLIC_VARIABLE.search(expression):
             raise AssertionError(f"{expression!r} uses a public variable in another way than these tests understand")
 
@@ -145,7 +148,7 @@ class TestRoles:
 
     def test_defaults_are_those_that_take_effect(self, role: str) -> None:
         """A default is given where the variable is used, or left to the module that the variable goes to."""
-        for variable, default, target in uses_of(role):
+        for variable, default, made, target in uses_of(role):
             option = role_options(role)[variable]
             where = f"{role}: {variable}"
             assert bool(option.get("required")) == (default == ""), where
@@ -156,6 +159,8 @@ class TestRoles:
                 assert (option["type"], option.get("default")) == (found["type"], found.get("default")), where
             elif default:
                 assert ast.literal_eval(default) == option.get("default"), where
+            # With -e it is text, and every text but the empty one is true.
+            assert made == ("bool" if option["type"] == "bool" and target is None else ""), where
 
     def test_defaults_main_has_what_is_the_role_s_own(self, role: str) -> None:
         """A public variable defaulted there would hide the module's default, which is the only one."""
