@@ -17,6 +17,7 @@ from typing import Any, Callable, Iterator, Sequence
 from .collection import VERSION
 from .command_outcome import CommandError, CommandParser, ExitCode, Outcome, seconds, success
 from .compose_image import ComposeImageError
+from .console_backup import ConsoleBackup
 from .deployment import Deployment, DiscoveryError, discover_deployment
 from .deployment_lock import DeploymentLockError, LockHeldError, find_holder, find_process, release_lock, take_lock
 from .deployment_status import describe_status
@@ -25,6 +26,7 @@ from .durable_files import PrivateFolderError
 from .host_rollback import HostRollback, NothingToUndoError, undo_upgrade
 from .journal import JournalError, find_unfinished, journal_path, journal_size, read_entries, state_folder
 from .operations_settings import DEFAULT_ROOT, SETTINGS_FOLDER, Settings, SettingsError, find_settings
+from .opstage_session import Account, OpstageSessionError
 from .progress_display import format_bytes
 from .readiness import NotReadyError
 from .recovery_point import (
@@ -37,6 +39,8 @@ from .recovery_point import (
     find_recovery_point,
     verify_recovery_point,
 )
+from .recovery_point_away import SendingError, send_and_prune
+from .restic import ResticError, ResticRepository
 from .retention import (
     Decision,
     Retention,
@@ -67,7 +71,9 @@ CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (NothingToUndoError, ExitCode.RECOVERY_POINT),
     (RecoveryPointError, ExitCode.RECOVERY_POINT),
     (RetentionError, ExitCode.RECOVERY_POINT),
+    (OpstageSessionError, ExitCode.RECOVERY_POINT),
     (PrivateFolderError, ExitCode.REFUSED),
+    (SendingError, ExitCode.SYSTEM),
     (DeploymentLockError, ExitCode.SYSTEM),
     (JournalError, ExitCode.SYSTEM),
     (RollbackError, ExitCode.ROLLBACK),
@@ -128,8 +134,9 @@ def describe_commands(commands: Any, epilog: str) -> None:
 
 
 _BACKUP = (
-    "Make a recovery point of the running Opstage on this host, verified before it gets its name, and then remove\n"
-    "those that the retention in the settings does not keep. Writers are not made to wait."
+    "Make a recovery point of the running Opstage on this host, verified before it gets its name, then remove those\n"
+    "that the retention in the settings does not keep, and send it to the restic repository in the settings. Writers\n"
+    "are not made to wait."
 )
 _LIST = "List the recovery points, the newest last, and what else lies in their folder."
 _VERIFY = "Read recovery points from the disk, compare their checksums, and check their databases."
@@ -180,9 +187,11 @@ def _settings(options: argparse.Namespace) -> Settings:
     )
 
 
-def _discover(settings: Settings) -> Deployment:
+def _discover(settings: Settings, require_data: bool = True) -> Deployment:
     """The deployment that the settings mean. Raises DiscoveryError, DockerError, JournalError."""
-    found = discover_deployment(settings.project_dir, settings.service, settings.url, ca_file=settings.ca_file)
+    found = discover_deployment(
+        settings.project_dir, settings.service, settings.url, require_data, ca_file=settings.ca_file
+    )
     if settings.project not in (None, found.project):
         raise DiscoveryError(
             f"The Opstage on this host belongs to the project {found.project}, expected was {settings.project}. "
@@ -201,14 +210,19 @@ def _backup(options: argparse.Namespace, report: ProgressReport) -> Outcome:
     warnings: list[str] = []
     pruned: list[Decision] = []
 
+    sent: list[str] = []
+
     def make() -> RecoveryPoint:
         with _locked(settings, options.wait or 0.0) as deployment:
-            reason = "scheduled" if options.scheduled else "manual"
+            fields, reason = deployment.as_dict(), "scheduled" if options.scheduled else "manual"
+            way = _way(settings, fields, warnings.append)
             point = create_recovery_point(
-                deployment.as_dict(), settings.root, reason, "online", VERSION, report, settings.recipients
+                fields, settings.root, reason, settings.method, VERSION, report, settings.recipients, way
             )
             pruned.extend(_pruned(settings, deployment))
-            return point
+        # Without the lock: a slow line keeps nobody from the deployment.
+        sent.extend(_sent(settings, point))
+        return point
 
     if options.scheduled:
         project = _project(settings)
@@ -219,16 +233,44 @@ def _backup(options: argparse.Namespace, report: ProgressReport) -> Outcome:
     lines = [
         f"{point.path}: {format_bytes(database['size'])} in {point.manifest['duration_seconds']:.1f} s",
         *(f"removed: {decision.id}" for decision in pruned),
+        *(f"sent to the restic repository: {snapshot}" for snapshot in sent),
     ]
-    result = {**_described(point), "path": point.path, "removed": [decision.id for decision in pruned]}
+    result = {
+        **_described(point),
+        "path": point.path,
+        "removed": [decision.id for decision in pruned],
+        "snapshot": sent[0] if sent else None,
+    }
     return success(result, lines, warnings)
+
+
+def _way(settings: Settings, deployment: dict[str, Any], warn: Callable[[str], None]) -> ConsoleBackup | None:
+    """How the copy is obtained, None for the usual way."""
+    if settings.method != "api":
+        return None
+    return ConsoleBackup(deployment, Account(settings.username or "", settings.password or ""), warn)
+
+
+def _sent(settings: Settings, point: RecoveryPoint) -> list[str]:
+    """The snapshot as which the recovery point lies in the repository of the settings now. Raises SendingError."""
+    wanted = settings.repository
+    if wanted is None:
+        return []
+    try:
+        repository = ResticRepository(wanted.address, wanted.password, wanted.environment)
+    except ResticError as error:
+        raise SendingError(
+            f"The recovery point {point.path} was not sent: {error} It is whole on this host."
+        ) from error
+    return [send_and_prune(point, repository, wanted.initialize, wanted.policy).snapshot]
 
 
 def _pruned(settings: Settings, deployment: Deployment) -> list[Decision]:
     """What the policy in the settings does not keep, removed."""
     if settings.policy is None:
         return []
-    copies = os.path.join(deployment.data_dir, "backups") if settings.prune_console_copies else None
+    seen = settings.prune_console_copies and deployment.data_dir
+    copies = os.path.join(deployment.data_dir, "backups") if seen else None
     now = datetime.now(timezone.utc)
     return apply_retention(deployment.project, settings.root, settings.policy, now, console_copies=copies).removed
 
@@ -240,13 +282,14 @@ def _locked(settings: Settings, patience: float) -> Iterator[Deployment]:
     Raises LockHeldError when somebody still does after so many seconds, UnfinishedOperationError, and what discovering
     raises.
     """
-    deployment = _discover(settings)
+    reads_data = settings.method != "api"
+    deployment = _discover(settings, reads_data)
     folder, journal = state_folder(deployment.project), journal_path(deployment.project)
     looked_at = journal_size(journal)
     token = _take_lock(folder, "backup", time.monotonic() + patience)
     try:
         if journal_size(journal) != looked_at:
-            deployment = _discover(settings)
+            deployment = _discover(settings, reads_data)
         unfinished = find_unfinished(read_entries(journal))
         if unfinished is not None:
             raise UnfinishedOperationError(

@@ -26,6 +26,25 @@ class SettingsError(Exception):
 
 
 @dataclass(frozen=True)
+class Repository:
+    """A restic repository: address, password and environment as for restic.ResticRepository.
+
+    initialize: make it where there is none. retention: the rules of retention.Policy, for what lies there.
+    """
+
+    address: str = field(repr=False)
+    password: str = field(repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    initialize: bool = False
+    retention: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def policy(self) -> Policy | None:
+        """What is to be kept there, None for everything."""
+        return parse_policy(self.retention) if self.retention else None
+
+
+@dataclass(frozen=True)
 class Settings:
     """How one deployment is backed up on its host.
 
@@ -34,7 +53,8 @@ class Settings:
     retention: the rules of retention.Policy; all recovery points are kept where it is empty. prune_console_copies: also
     those that the console's endpoint left. recipients: public keys for which recovery points are encrypted.
     metrics_file: absolute path of the file for Prometheus, None for none. ping: addresses by the names in PING_EVENTS,
-    each of which may be missing; whoever knows one can pretend, so they are secret.
+    each of which may be missing; whoever knows one can pretend, so they are secret. method: `online`, or `api` with an
+    owner's username and password. restic: the fields of Repository, to which recovery points are sent; empty for none.
     """
 
     project: str | None = None
@@ -48,6 +68,17 @@ class Settings:
     recipients: tuple[str, ...] = ()
     metrics_file: str | None = None
     ping: Mapping[str, str] = field(default_factory=dict)
+    method: str = "online"
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    restic: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def repository(self) -> Repository | None:
+        """Where recovery points are sent, None for nowhere; parse_settings has seen that it is one."""
+        given = {name: value for name, value in self.restic.items() if value is not None}
+        variables = {name: str(value) for name, value in given.pop("environment", {}).items()}
+        return Repository(**given, environment=variables) if given else None
 
     @property
     def policy(self) -> Policy | None:
@@ -117,11 +148,13 @@ def parse_settings(found: Any) -> Settings:
         _require_absolute(name, getattr(settings, name))
     _require_policy(settings)
     _require_addresses(settings.ping)
+    _require_method(settings)
+    _require_repository(settings)
     return settings
 
 
 def _require_kind(name: str, value: object) -> None:
-    kinds = {"retention": dict, "ping": dict, "recipients": list, "prune_console_copies": bool}
+    kinds = {"retention": dict, "ping": dict, "restic": dict, "recipients": list, "prune_console_copies": bool}
     kind = kinds.get(name, str)
     texts = value if name == "recipients" and isinstance(value, list) else []
     if not isinstance(value, kind) or not all(isinstance(text, str) for text in texts):
@@ -147,3 +180,31 @@ def _require_addresses(ping: Mapping[str, Any]) -> None:
             raise SettingsError(f"ping has {event!r}; expected are {', '.join(PING_EVENTS)}.")
         if not isinstance(address, str) or urllib.parse.urlsplit(address).scheme not in ("http", "https"):
             raise SettingsError(f"ping has no address for {event}; expected is one with http:// or https://.")
+
+
+def _require_method(settings: Settings) -> None:
+    if settings.method not in ("online", "api"):
+        raise SettingsError(f"method is {settings.method!r}; expected is online or api.")
+    if settings.method == "api" and not (settings.username and settings.password):
+        raise SettingsError("method is api, which needs username and password of an owner.")
+
+
+def _require_repository(settings: Settings) -> None:
+    known = [known.name for known in dataclasses.fields(Repository)]
+    unknown = [name for name in settings.restic if name not in known]
+    if unknown:
+        raise SettingsError(f"restic has {unknown[0]!r}; expected are {', '.join(known)}.")
+    if settings.restic and not all(isinstance(settings.restic.get(name), str) for name in ("address", "password")):
+        raise SettingsError("restic needs the texts address and password.")
+    for name, kind, expected in (
+        ("environment", dict, "an object"),
+        ("retention", dict, "an object"),
+        ("initialize", bool, "true or false"),
+    ):
+        value = settings.restic.get(name)
+        if not (value is None or isinstance(value, kind)):
+            raise SettingsError(f"{name} of restic is no {type(value).__name__}; expected is {expected}.")
+    try:
+        _policy = settings.repository.policy if settings.repository is not None else None
+    except RetentionError as error:
+        raise SettingsError(f"retention of restic: {error}") from error

@@ -45,6 +45,10 @@ _LARGEST_MANIFEST = 16 << 20
 _PIECE_BYTES = 1 << 20
 
 
+class SendingError(Exception):
+    """A recovery point was not sent, or its repository not pruned; the text says how the point is on this host."""
+
+
 @dataclass(frozen=True)
 class PointFile:
     """One file of a recovery point: its path in the folder, bytes, and SHA-256 as 64 hexadecimal digits."""
@@ -119,6 +123,31 @@ def send_recovery_point(point: RecoveryPoint, repository: ResticRepository, init
             "verify`, and the repository with `restic check --read-data`."
         )
     return Sending(snapshot, True)
+
+
+def send_and_prune(
+    point: RecoveryPoint, repository: ResticRepository, initialize: bool, policy: Policy | None
+) -> Sending:
+    """Send a recovery point as send_recovery_point does, then follow the policy. Raises SendingError."""
+    try:
+        sending = send_recovery_point(point, repository, initialize)
+    except (ResticError, RecoveryPointError, OSError) as error:
+        raise SendingError(f"The recovery point {point.path} was not sent: {error} {_look_at(point)}") from error
+    if policy is not None:
+        try:
+            apply_policy(point, repository, policy)
+        except ResticError as error:
+            raise SendingError(f"The recovery point {point.path} was sent and verified, but: {error}") from error
+    return sending
+
+
+def _look_at(point: RecoveryPoint) -> str:
+    """Return how a recovery point is on this host, and what to do once the cause of a failure is mended."""
+    try:
+        verify_recovery_point(point)
+    except RecoveryPointError as error:
+        return str(error)
+    return "It is whole on this host: once the cause is mended, send it with the module recovery_point_restic."
 
 
 def is_sent(point: RecoveryPoint, repository: ResticRepository, initialize: bool = False) -> bool:

@@ -162,18 +162,16 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.durable_files import PrivateFolderError
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
-    RecoveryPoint,
     RecoveryPointError,
     find_recovery_point,
     project_root,
-    verify_recovery_point,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_away import (
-    apply_policy,
+    SendingError,
     fetch_recovery_point,
     find_sent,
     is_sent,
-    send_recovery_point,
+    send_and_prune,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.restic import (
     ResticError,
@@ -184,15 +182,6 @@ from ansible_collections.capsule.opstage.plugins.module_utils.retention import R
 
 COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 FAILURES = (ResticError, RecoveryPointError, RetentionError, PrivateFolderError, OSError)
-
-
-def look_at(point: RecoveryPoint) -> str:
-    """Return how a recovery point is on this host, and what to do once the cause of a failure is mended."""
-    try:
-        verify_recovery_point(point)
-    except RecoveryPointError as error:
-        return str(error)
-    return "It is whole on this host: once the cause is mended, send it with the module recovery_point_restic."
 
 
 def send(module: AnsibleModule, repository: ResticRepository) -> dict[str, Any]:
@@ -208,14 +197,9 @@ def send(module: AnsibleModule, repository: ResticRepository) -> dict[str, Any]:
         except ResticError as error:
             module.fail_json(msg=str(error))
     try:
-        sending = send_recovery_point(point, repository, options["initialize"])
-    except FAILURES as error:
-        module.fail_json(msg=f"The recovery point {point.path} was not sent: {error} {look_at(point)}", **found)
-    if policy is not None:
-        try:
-            apply_policy(point, repository, policy)
-        except ResticError as error:
-            module.fail_json(msg=f"The recovery point {point.path} was sent and verified, but: {error}", **found)
+        sending = send_and_prune(point, repository, options["initialize"], policy)
+    except SendingError as error:
+        module.fail_json(msg=str(error), **found)
     return {"changed": sending.changed, "snapshot": sending.snapshot, **found}
 
 

@@ -27,6 +27,10 @@ def removed(opstage):
     return opstage
 
 
+def settings(scheduled):
+    return json.loads(scheduled.output("cat /etc/opstage-ops/opstage.json"))
+
+
 def metrics(text):
     return {
         line.split("{")[0].removeprefix("opstage_"): float(line.split()[-1])
@@ -36,18 +40,36 @@ def metrics(text):
 
 
 def test_recovery_points_are_made_and_pruned(scheduled):
-    points = scheduled.points("scheduled", "online")
+    points = scheduled.points("scheduled", "api")
     assert len(points) == 2
     assert scheduled.query(f"{points[-1]}/opstage.db", "pragma integrity_check") == "ok"
     modes = scheduled.output(f"stat -c %a {points[-1]} {points[-1]}/opstage.db {points[-1]}/manifest.json").split()
     assert modes == ["700", "600", "600"]
+    assert scheduled.output(f"find {scheduled.data_folder}/backups -name '*.db'") == ""
+
+
+def test_they_are_sent_to_the_other_host(scheduled):
+    secrets = settings(scheduled)["restic"]
+    opened = f"env RESTIC_PASSWORD={secrets['password']} restic --no-cache --repo {secrets['address']}"
+    tags = [tag for snapshot in json.loads(scheduled.output(f"{opened} snapshots --json")) for tag in snapshot["tags"]]
+    assert f"id:{scheduled.points('scheduled')[-1].rpartition('/')[2]}" in tags
+
+
+def test_a_failure_to_send_is_loud_and_the_recovery_point_stays(scheduled):
+    told = metrics(scheduled.output("cat /root/alone-opstage-opstage.prom"))
+    assert told["backup_last_attempt_success"] == 0
+    record = json.loads(scheduled.output("cat /root/alone-backup-status.json"))
+    words = f"The recovery point {scheduled.points('scheduled')[0]} was not sent: "
+    assert (record["outcome"], record["error"].startswith(words)) == ("failure", True), record
+    assert "It is whole on this host" in record["error"]
+    assert words in scheduled.output(f"journalctl --output cat --unit {UNIT}.service")
 
 
 def test_a_failure_is_loud(scheduled):
-    told = metrics(scheduled.output("cat /root/opstage-opstage.prom"))
+    told = metrics(scheduled.output("cat /root/full-opstage-opstage.prom"))
     assert told["backup_last_attempt_success"] == 0
     assert told["backup_last_success_timestamp_seconds"] < told["backup_last_attempt_timestamp_seconds"]
-    record = json.loads(scheduled.output("cat /root/backup-status.json"))
+    record = json.loads(scheduled.output("cat /root/full-backup-status.json"))
     assert (record["outcome"], "Too little room" in record["error"]) == ("failure", True)
 
 
@@ -60,11 +82,14 @@ def test_what_was_missed_is_made_up_for(scheduled):
     assert f"/{record['recovery_point']}" in scheduled.points("scheduled")[-1]
 
 
-def test_addresses_are_reached_and_stay_secret(scheduled):
+def test_addresses_are_reached_and_secrets_stay_secret(scheduled):
     said = scheduled.output(f"journalctl --output cat --unit {UNIT}.service")
     assert "Too little room" in said
     assert "did not reach" not in said
-    assert "system/version?" not in said + scheduled.output(f"systemctl cat {UNIT}.service {UNIT}.timer")
+    secrets = ["system/version?", settings(scheduled)["password"], settings(scheduled)["restic"]["password"]]
+    shown = said + scheduled.output(f"systemctl cat {UNIT}.service {UNIT}.timer; systemctl show {UNIT}.service")
+    shown += scheduled.output("cat /var/lib/opstage/opstage/backup-status.json") + scheduled.output(f"cat {METRICS}")
+    assert [secret for secret in secrets if secret in shown] == []
     assert scheduled.output("stat -c '%a %U' /etc/opstage-ops /etc/opstage-ops/opstage.json").split() == [
         *("700", "root"),
         *("600", "root"),

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.capsule.opstage.plugins.module_utils import journal, operations_settings
+from ansible_collections.capsule.opstage.plugins.module_utils import (
+    deployment_commands,
+    journal,
+    operations_settings,
+)
 from ansible_collections.capsule.opstage.plugins.module_utils.command_line import main
 from ansible_collections.capsule.opstage.plugins.module_utils.command_outcome import ExitCode
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import (
@@ -28,8 +32,12 @@ from ansible_collections.capsule.opstage.plugins.module_utils.operations_setting
     find_settings,
     parse_settings,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_away import Sending, list_sent
+from ansible_collections.capsule.opstage.plugins.module_utils.restic import ResticRepository
 from ansible_collections.capsule.opstage.plugins.module_utils.scheduled_backup import Attempts, read_record
-from opstage_testing import RecordedDocker, serving, stopped_deployment, unused_url
+from console_testing import PASSWORD, USERNAME, Console, PrivateAuthority, serving_console
+from opstage_testing import RecordedDocker, answers, serving, stopped_deployment, unused_url
+from sqlite_testing import make_database
 
 SECRET = "4f1c-secret"
 
@@ -276,6 +284,87 @@ class TestSchedule:
         assert [warning[:30] for warning in made["warnings"]] == [f"the metrics in {host.folder}"[:30]]
 
 
+class TestAway:
+    """With the real restic."""
+
+    def is_told(self, host: Host, address: str, **more: object) -> None:
+        restic = {"address": address, "password": SECRET, "environment": {"RESTIC_PACK_SIZE": 16}, **more}
+        host.is_told(restic=restic)
+
+    def test_it_is_sent_and_what_lies_there_follows_its_own_policy(self, host: Host) -> None:
+        repository = str(host.folder / "repository")
+        self.is_told(host, repository, initialize=True, retention={"last": 1, "daily": None})
+        first, second = host.backup("--scheduled"), host.backup()
+        assert host.points == [first["id"], second["id"]]
+        (sent,) = list_sent(ResticRepository(repository, SECRET))
+        assert sent.id == second["id"]
+        assert sent.snapshots[0].startswith(second["snapshot"])
+        record = read_record("opstage")
+        assert record is not None
+        assert record["outcome"] == "success"
+
+    def test_a_failure_is_loud_and_the_point_stays(self, host: Host) -> None:
+        self.is_told(host, f"rest:http://keeper:{SECRET}@127.0.0.1:1/")
+        code, result = host.run("backup", "--scheduled")
+        (point,) = host.points
+        assert code == ExitCode.SYSTEM
+        assert f"The recovery point {host.root}/opstage/{point} was not sent: " in result["error"]
+        assert "It is whole on this host" in result["error"]
+        record = read_record("opstage")
+        assert record is not None
+        assert (record["outcome"], record["error"]) == ("failure", result["error"])
+        assert SECRET not in json.dumps([result, record])
+        assert find_holder(state_folder("opstage")) is None
+
+    def test_without_the_program(self, host: Host) -> None:
+        self.is_told(host, str(host.folder / "repository"))
+        (host.folder / "docker" / "restic").symlink_to("/nowhere")
+        programs = host.folder / "docker"
+        for name in ("sh", "cat"):
+            (programs / name).symlink_to(f"/bin/{name}")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PATH", str(programs))
+            code, result = host.run("backup")
+        assert (code, len(host.points)) == (ExitCode.SYSTEM, 1)
+        assert "The restic command was not found on this host" in result["error"]
+        assert result["error"].endswith("It is whole on this host.")
+
+    def test_nobody_waits_for_it(self, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The lock of the deployment is free while it is sent."""
+        seen = []
+
+        def send(*_arguments: object) -> Sending:
+            seen.append(find_holder(state_folder("opstage")))
+            return Sending("0" * 64, True)
+
+        monkeypatch.setattr(deployment_commands, "send_and_prune", send)
+        self.is_told(host, str(host.folder / "repository"))
+        assert host.backup()["snapshot"] == "0" * 64
+        assert seen == [None]
+
+
+class TestByTheService:
+    def test_the_service_makes_the_copy(self, host: Host, tmp_path: Path) -> None:
+        authority = PrivateAuthority(tmp_path)
+        content = make_database(tmp_path / "sent.db", 7, "WAL").read_bytes()
+        given = Console(content, instead=answers("0.2.0"), backup_dir="/nowhere")
+        with serving_console(given, authority.certificate()) as console:
+            account = {"username": USERNAME, "password": PASSWORD}
+            host.is_told(method="api", url=console.url, ca_file=str(authority.file), **account)
+            made = host.backup("--scheduled")
+            assert (made["method"], made["version"], console.sessions) == ("api", "0.2.0", 0)
+            assert "lies in no mount" in made["warnings"][0]
+            host.is_told(method="api", url=console.url, ca_file=str(authority.file), **{**account, "username": "no"})
+            code, result = host.run("backup", "--scheduled")
+            assert (code, len(host.points)) == (ExitCode.RECOVERY_POINT, 1)
+            assert "the user name 'no' or the password is wrong" in result["error"]
+            assert PASSWORD not in json.dumps([result, made, read_record("opstage")])
+
+    def test_online_is_usual(self, host: Host) -> None:
+        host.is_told(username=USERNAME, password=PASSWORD)
+        assert host.backup()["method"] == "online"
+
+
 class TestSettings:
     @pytest.mark.parametrize(
         ("found", "problem"),
@@ -290,6 +379,13 @@ class TestSettings:
             ({"retention": {"last": -2}}, "retention: The policy's last is -2"),
             ({"retention": {"within": "week"}}, "retention: 'week' is no span of time"),
             ({"ping": {"end": "https://x"}}, "ping has 'end'; expected are start, success, failure"),
+            ({"method": "offline"}, "method is 'offline'; expected is online or api"),
+            ({"method": "api", "username": "admin"}, "method is api, which needs username and password"),
+            ({"restic": {"adress": "/r"}}, "restic has 'adress'; expected are address, password, environment,"),
+            ({"restic": {"address": f"rest:http://{SECRET}@x/"}}, "restic needs the texts address and password"),
+            ({"restic": {"address": "/r", "password": "p", "environment": "A=1"}}, "environment of restic is no str"),
+            ({"restic": {"address": "/r", "password": "p", "initialize": "x"}}, "initialize of restic is no str"),
+            ({"restic": {"address": "/r", "password": "p", "retention": {"last": -2}}}, "retention of restic: The po"),
             ({"ping": {"start": f"file:///{SECRET}"}}, "ping has no address for start"),
         ],
     )
