@@ -89,11 +89,11 @@ class Browser:
         """The next message, events noted on the way."""
         until = time.monotonic() + SECONDS_TO_ANSWER
         while b"\0" not in self._received:
-            ready, _, _ = select.select([self._reading], [], [], max(0, until - time.monotonic()))
+            ready = select.select([self._reading], [], [], max(0, until - time.monotonic()))[0]
             piece = os.read(self._reading, 1 << 16) if ready else b""
             assert piece, "the browser has ended" if ready else f"the browser said nothing for {SECONDS_TO_ANSWER:g} s"
             self._received += piece
-        text, _, self._received = self._received.partition(b"\0")
+        text, _end, self._received = self._received.partition(b"\0")
         message: dict[str, Any] = json.loads(text)
         if message.get("method") == "Network.requestWillBeSent":
             self.requests.append(message["params"]["request"]["url"])
