@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from typing import Any, Mapping, Sequence
 
 from .docker_command import DockerError, inspect, run_docker
@@ -15,6 +17,8 @@ STOP_TIMEOUT = 120.0
 
 START_TIMEOUT = 300.0
 """Seconds that Compose may take to create and start the container, whose image must be on the host."""
+
+_UNFINISHED = re.compile(r'The container name "/([0-9a-f]{12}_[^"]+)" is already in use')
 
 
 def stop_service(deployment: Mapping[str, Any]) -> None:
@@ -27,16 +31,32 @@ def start_service(deployment: Mapping[str, Any], overrides: Sequence[str] = (), 
 
     `overrides` are Compose files that go after the project's own. `pull`: `never`, or `missing` for an image that is
     not on the host. Nothing is built, and no other service is touched. Docker itself is started again where it keeps
-    the port for a container that is gone and nothing else runs.
+    the port for a container that is gone and nothing else runs. What is left where Compose was cut off as it replaced
+    the container is removed.
     """
     options = ["--detach", "--no-deps", "--no-build", "--pull", pull]
     command = [*_project(deployment, overrides), "up", *options, deployment["service"]]
     try:
         run_docker(command, START_TIMEOUT)
     except DockerError as error:
-        if not free_lost_port(error):
+        if not (free_lost_port(error) or _remove_unfinished_container(error)):
             raise
         run_docker(command, START_TIMEOUT)
+
+
+def _remove_unfinished_container(error: DockerError) -> bool:
+    """Remove the container whose name is in the way of a start that failed with ``error``; False where none is.
+
+    Compose makes the new container under a name of its own, removes the old one, and then renames. Cut off in between,
+    it removes the new one at the next start, and at the same moment makes another of that name.
+    """
+    unfinished = _UNFINISHED.search(str(error))
+    if unfinished is None:
+        return False
+    with contextlib.suppress(DockerError):
+        # Gone already, or it runs and stays: the next start says so.
+        run_docker(["rm", unfinished[1]])
+    return True
 
 
 def has_served(container: str) -> bool:

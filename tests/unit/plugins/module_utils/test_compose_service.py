@@ -12,6 +12,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.compose_service im
     start_service,
     stop_service,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
 from opstage_testing import RecordedDocker, recorded_container
 
 DEPLOYMENT = {
@@ -46,6 +47,39 @@ def test_start_pulls_and_builds_nothing_and_touches_no_other_service(docker: Rec
     files = "--file /opt/opstage/compose.yml --file /state/isolation.yml"
     assert f"--project-name opstage --env-file /opt/opstage/one.env {files} up " in asked
     assert asked.endswith("--detach --no-deps --no-build --pull never web")
+
+
+CUT_OFF = """#!/bin/sh
+# Compose 2.26 and the Engine 26.1, as they were seen.
+cd {folder}
+echo "$1 $2" >>calls
+case $1 in
+rm) rm unfinished ;;
+*) [ ! -e unfinished ] || {{ cat unfinished >&2; exit 1; }} ;;
+esac
+"""
+CONFLICT = (
+    " Container 552a91bff93a_opstage-web-1  Removed\n"
+    'Error response from daemon: Conflict. The container name "/552a91bff93a_opstage-web-1" is already in use by '
+    'container "e93aff744f76". You have to remove (or rename) that container to be able to reuse that name.'
+)
+
+
+def test_a_container_that_was_being_replaced_is_not_in_the_way(docker: RecordedDocker) -> None:
+    program = docker.folder / "docker"
+    program.write_text(CUT_OFF.format(folder=docker.folder))
+    (docker.folder / "unfinished").write_text(CONFLICT)
+    start_service(DEPLOYMENT)
+    assert docker.calls == ["compose --ansi", "rm 552a91bff93a_opstage-web-1", "compose --ansi"]
+
+
+def test_another_s_container_of_that_name_stays(docker: RecordedDocker) -> None:
+    program = docker.folder / "docker"
+    program.write_text(CUT_OFF.format(folder=docker.folder))
+    (docker.folder / "unfinished").write_text(CONFLICT.replace("552a91bff93a_", ""))
+    with pytest.raises(DockerError, match="Conflict"):
+        start_service(DEPLOYMENT)
+    assert docker.calls == ["compose --ansi"]
 
 
 def test_stop(docker: RecordedDocker) -> None:
