@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from campaign.interruption_trials import BACKUP, CONNECTION, CREATE, HOST, OUTAGES, REGISTRY, RESTORE, ROLLBACK, UPGRADE
-from testbed import hosts, inventory, registry, traffic
+from testbed import hosts, inventory, traffic
 from testbed.engine import docker
 from testbed.load import ACKNOWLEDGED, served_version
 from testbed.machine import CHECKOUT
@@ -23,8 +23,8 @@ from testbed.process import TestbedError, run, succeeds, wait_for
 
 NAME = "interruptions"
 OLD, NEW = "0.2.0", "0.3.0"
-BROKEN, ASIDE = "0.3.1-exits", "moved-aside"
-"""The tag of the image to which NEW is moved, and the tag under which its own image is kept meanwhile."""
+BROKEN = "0.3.1-exits"
+"""The tag whose image NEW names where it has moved."""
 ROWS = 2000
 WRITES_PER_SECOND = 200
 WRITES_BEFORE = 200
@@ -94,6 +94,22 @@ START_ALWAYS = f"""
 set -e
 sed -i 's/restart: unless-stopped/restart: always/' {PROJECT}/compose.yml
 docker compose --project-directory {PROJECT} up --detach --pull never
+"""
+MOVED_TAG = "/usr/local/lib/moved_tag.py"
+# The Engine is root's, and what asks the registry for it is not.
+REDIRECTION = (
+    "OUTPUT --destination $0 --protocol tcp --dport 5000 --match owner --uid-owner 0 --jump REDIRECT --to 5001"
+)
+MOVE_TAG = f"""
+set -e
+systemd-run --quiet --unit=moved-tag --uid=nobody python3 {MOVED_TAG} 5001 "$0:5000" {NEW} {BROKEN}
+until (: </dev/tcp/127.0.0.1/5001) 2>/dev/null; do sleep 0.05; done
+iptables --table nat --insert {REDIRECTION}
+"""
+MOVE_TAG_BACK = f"""
+set -e
+iptables --table nat --delete {REDIRECTION}
+systemctl stop moved-tag.service
 """
 CUT_CONNECTIONS = "systemctl stop ssh.service; pkill -KILL '^sshd'; true"
 CUT_CONNECTIONS_IN_A_MODULE = f"""
@@ -256,7 +272,7 @@ class Place:
         if kind == CONNECTION:
             return self.cut_connections(process)
         if kind in OUTAGES:
-            with self.without_registry() if kind == REGISTRY else moved_tag():
+            with self.without_registry() if kind == REGISTRY else self.moved_tag():
                 process.send_signal(signal.SIGCONT)
                 return end_of(process)
         if kind == HOST:
@@ -297,6 +313,16 @@ class Place:
         finally:
             self.on_host("iptables", "--delete", *rule)
 
+    @contextmanager
+    def moved_tag(self) -> Iterator[None]:
+        """Let the host find another image under the tag of the upgrade's target: this host only."""
+        docker("cp", str(Path(__file__).with_name("moved_tag.py")), f"{self.host.container}:{MOVED_TAG}")
+        self.on_host("bash", "-c", MOVE_TAG, registry_address())
+        try:
+            yield
+        finally:
+            self.on_host("bash", "-c", MOVE_TAG_BACK, registry_address())
+
     def journal(self) -> list[dict[str, Any]]:
         """The deployment's journal."""
         text = self.on_host("sh", "-c", f"if [ -e {JOURNAL} ]; then cat {JOURNAL}; fi")
@@ -331,17 +357,6 @@ class Place:
             f"{self.on_host('docker', 'compose', 'version', '--short')}, "
             f"{self.on_host('python3', '--version')}",
         }
-
-
-@contextmanager
-def moved_tag() -> Iterator[None]:
-    """Let the tag of the upgrade's target name another image."""
-    registry.move(ASIDE, NEW)
-    registry.move(NEW, BROKEN)
-    try:
-        yield
-    finally:
-        registry.move(NEW, ASIDE)
 
 
 def acknowledged(state: Path) -> list[int]:

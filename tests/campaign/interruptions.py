@@ -229,9 +229,7 @@ def campaign(options: argparse.Namespace, names: Sequence[str]) -> tuple[list[Tr
     else:
         courses = {operation: course_of(places[0], operation) for operation in options.operation or OPERATIONS}
         trials = whole_campaign(courses, options.kind or (), options.one_in, options.random_only)
-    # The testbeds have one registry, so no other upgrade may go on while a tag is moved.
-    make([trial for trial in trials if trial.kind != TAG], places)
-    make([trial for trial in trials if trial.kind == TAG], places[:1])
+    make(trials, places)
     facts = {
         "when": f"{start:%Y-%m-%d}, {(time.monotonic() - began) / 60:.0f} minutes, on {len(places)} hosts at once",
         "seed of the random moments": f"{SEED}",
