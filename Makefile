@@ -42,7 +42,7 @@ sanity: environment ## ansible-test sanity, with no ignore file
 
 unit: export ANSIBLE_REMOTE_TEMP := $(ANSIBLE_HOME)/remote
 unit: check environment ## tests of the core and the modules
-	pytest tests/unit
+	pytest --numprocesses 2 tests/unit
 
 standin: check environment ## does the Opstage stand-in behave as the real one?
 	pytest tests/standin
