@@ -9,6 +9,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
 export PYTEST_DEBUG_TEMPROOT := $(CURDIR)/.cache
 
+# Nothing said means all programs of the bench.
+BENCH_ALL := $(if $(BENCH)$(BENCH_UPGRADES)$(BENCH_FLEET),,yes)
+
 STAGES := environment lint sanity unit standin sample scenarios
 
 .DEFAULT_GOAL := help
@@ -53,11 +56,14 @@ sample: check environment ## a fixed sample of the campaigns
 scenarios: check environment ## all molecule scenarios, on real hosts
 	pytest --verbose tests/scenarios
 
-bench: check .venv/.demo ## measure snapshot, upgrade and fleet, 2 hours; BENCH="--help" or BENCH_FLEET="--help": one of the two programs
-ifneq ($(or $(BENCH),$(if $(BENCH_FLEET),,both)),)
+bench: check .venv/.demo ## measure snapshot, upgrades and fleet, 2 hours; BENCH=, BENCH_UPGRADES= or BENCH_FLEET="--help": one of the programs
+ifneq ($(or $(BENCH),$(BENCH_ALL)),)
 	@python tests/bench/bench.py $(BENCH)
 endif
-ifneq ($(or $(BENCH_FLEET),$(if $(BENCH),,both)),)
+ifneq ($(or $(BENCH_UPGRADES),$(BENCH_ALL)),)
+	@python tests/bench/upgrades.py $(BENCH_UPGRADES)
+endif
+ifneq ($(or $(BENCH_FLEET),$(BENCH_ALL)),)
 	@python tests/bench/fleet.py $(BENCH_FLEET)
 endif
 

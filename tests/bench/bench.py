@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Measures the collection's snapshot against the tools that users have, and its upgrade: ``make bench``.
+"""Measures the collection's snapshot against the tools that users have: ``make bench``.
 
 Copies databases of several sizes while nobody and while somebody writes, in both journal modes, all tools by turns, and
 says of each goal whether it was reached. Everything lies in a private folder (in TMPDIR, else in the checkout) that
-is gone at the end, also when it is interrupted; so is the host of the testbed on which upgrades are timed.
+is gone at the end, also when it is interrupted.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ import os
 import platform
 import shlex
 import shutil
-import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,23 +25,24 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from bench import downtime, report
+from bench import report
 from bench.better_sqlite3 import VERSION, sqlite_version
 from bench.cells import Bench, place_database, plan
 from bench.database import MEGABYTE, make_database
 from bench.goals import XFS, goals
 from bench.large import PAGE_BYTES, PAGES, measure_large
 from bench.memory import peak_memory
+from bench.program import run_program, write
 from bench.reflink import mounted_xfs
 from bench.results import Cell, Results, describe_size
 from bench.tools import API, COPY, CP, FULL, IDLE_PYTHON, NODE, QUICK, SHELL, UNCHECKED, VACUUM, Tools
 from bench.verification import measure_verification
-from bench.writer import WriterError, writing
+from bench.writer import writing
 from testbed.machine import CHECKOUT, require_space
 from testbed.opstage.build import NODE_VERSION
 from testbed.process import TestbedError, run, succeeds
 
-PARTS = ("wal", "rollback", "verification", "memory", "reflink", "large", downtime.PART)
+PARTS = ("wal", "rollback", "verification", "memory", "reflink", "large")
 OF_COPIES = {"wal", "rollback", "verification", "memory", "reflink"}
 """The parts that copy databases of ``--sizes``."""
 MODES_OF_PARTS = {"wal": "wal", "rollback": "delete"}
@@ -62,7 +61,6 @@ class Session:
         self.folder = folder
         self.parts: set[str] = set(options.only or PARTS)
         self.sizes: list[int] = sorted(options.sizes or SIZES)
-        self.sizes_to_upgrade: list[int] = sorted(options.sizes or downtime.SIZES)
         self.started = time.monotonic()
         self.tools = Tools()
         self.results = Results(absent=dict(self.tools.missing))
@@ -84,8 +82,6 @@ class Session:
         if "large" in self.parts:
             self.say("copy a sparse database of 4.5 GiB")
             measure_large(self.bench)
-        if downtime.PART in self.parts:
-            self.measure_downtime()
         self.results.facts["took"] = f"{time.monotonic() - self.started:.0f} s"
         return self.results
 
@@ -153,13 +149,6 @@ class Session:
         except TestbedError as error:
             self.results.absent[XFS] = str(error)
 
-    def measure_downtime(self) -> None:
-        """Upgrades on a host of the testbed, where this machine can have one."""
-        try:
-            downtime.measure_downtime(self.results, self.sizes_to_upgrade, self.bench.rounds, self.say)
-        except TestbedError as error:
-            self.results.absent[downtime.PART] = str(error)
-
 
 def facts(folder: Path, tools: Tools, rounds: int) -> dict[str, str]:
     """What the numbers depend on."""
@@ -222,27 +211,15 @@ def keep_mounts_to_ourselves() -> None:
         os.execvp("unshare", ["unshare", "--mount", sys.executable, *sys.argv])
 
 
-def interrupt(_number: int, _frame: object) -> None:
-    """A signal that asks to end is as if a person had pressed Ctrl-C: everything is cleaned up."""
-    raise KeyboardInterrupt
-
-
-def write(text: str) -> None:
-    """Write to standard output at once."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-
-
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="bench.py", description="Measure the snapshot against other tools.")
-    sizes, sizes_to_upgrade = (",".join(map(str, sizes)) for sizes in (SIZES, downtime.SIZES))
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of each cell (%(default)s)")
     parser.add_argument(
         "--sizes",
         type=lambda text: [int(size) for size in text.split(",")],
         metavar="MB,MB",
-        help=f"of the databases in megabytes ({sizes}; for the {downtime.PART} {sizes_to_upgrade})",
+        help=f"of the databases in megabytes ({','.join(map(str, SIZES))})",
     )
     parser.add_argument("--only", action="append", choices=PARTS, help="this part only; may be given several times")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured to FILE")
@@ -269,20 +246,10 @@ def bench(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Run the command line; an error is one line on standard error, and everything is cleaned up."""
+    """Run the command line."""
     options = parse(sys.argv[1:])
     keep_mounts_to_ourselves()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
-    try:
-        bench(options)
-    except KeyboardInterrupt:
-        sys.stderr.write("bench: interrupted, everything removed\n")
-        return 130
-    except (TestbedError, WriterError, subprocess.SubprocessError) as error:
-        sys.stderr.write(f"bench: error: {error}\n")
-        return 1
-    return 0
+    return run_program("bench", lambda: bench(options))
 
 
 if __name__ == "__main__":

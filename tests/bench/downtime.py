@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from bench.downtime_host import BenchHost, bench_host
+from bench.goals import Goal
 from bench.results import Results, describe_size
 from testbed.demo import TO
 from testbed.load import ANSWER_TIMEOUT, CONNECT_TIMEOUT, Prober, deadlines, outages
@@ -20,6 +21,7 @@ PROBES_PER_SECOND = 20
 SECONDS_AROUND = 1.0
 """How long the service is watched before an upgrade, and after the new version answered."""
 SECONDS_TO_ANSWER = 120
+SECONDS_BEYOND_PLAIN = 1.0
 
 PLAIN = "up -d"
 BY_HAND = "stop, copy, pull, up -d"
@@ -128,3 +130,14 @@ def rows(results: Results) -> list[Sequence[str]]:
                 clock = f"{own:.2f}" if way == PLAYBOOK and own is not None else ""
                 found.append((way, size, f"{seconds:.2f}", f"{worst:.2f}", ratio, clock))
     return found
+
+
+def goals(results: Results) -> Iterator[Goal]:
+    """How much longer clients wait for the playbook than for the least that Compose can do: alike at every size."""
+    for megabytes in SIZES:
+        ours, plain = (results.time(PART, measure(way, megabytes)) for way in (PLAYBOOK, PLAIN))
+        what = f"downtime of {PLAYBOOK} beyond that of `{PLAIN}`, {describe_size(megabytes)}"
+        if ours is None or plain is None:
+            yield Goal(what, SECONDS_BEYOND_PLAIN, "s", None)
+        else:
+            yield Goal(what, SECONDS_BEYOND_PLAIN, "s", ours - plain, f"{ours:.2f} s against {plain:.2f} s")

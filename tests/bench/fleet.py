@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -21,14 +19,15 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from bench import fleet_report, report
-from bench.bench import interrupt, private_folder, write
+from bench.bench import private_folder
 from bench.database import MEGABYTE
 from bench.fleet_hosts import BACKUP, ROLLBACK, STATUS, UPGRADE, playbook, real_hosts
 from bench.fleet_report import PING, Cell, Results, goals
 from bench.fleet_runs import Run, measure
 from bench.fleet_simulation import GROUP, is_possible, simulated
+from bench.program import run_program, write
 from testbed.machine import CHECKOUT, require_space
-from testbed.process import TestbedError, run
+from testbed.process import run
 
 SSH, SIMULATION = "ssh", "simulation"
 PARTS = (SSH, SIMULATION)
@@ -185,19 +184,9 @@ def bench(options: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Run the command line; an error is a few lines on standard error, and everything is removed."""
+    """Run the command line."""
     options = parse(sys.argv[1:])
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
-    try:
-        bench(options)
-    except KeyboardInterrupt:
-        sys.stderr.write("fleet: interrupted, everything removed\n")
-        return 130
-    except (TestbedError, OSError, subprocess.SubprocessError) as error:
-        sys.stderr.write(f"fleet: error: {error}\n")
-        return 1
-    return 0
+    return run_program("fleet", lambda: bench(options))
 
 
 if __name__ == "__main__":

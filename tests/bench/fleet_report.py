@@ -13,7 +13,7 @@ from bench.database import MEGABYTE
 from bench.fleet_hosts import BACKUP, STATUS, UPGRADE
 from bench.fleet_runs import Run
 from bench.goals import Goal
-from bench.report import as_markdown
+from bench.report import as_markdown, goal_rows
 
 PING = "ping"
 TIMES_PING = {STATUS: 2, BACKUP: 4, UPGRADE: 16}
@@ -97,12 +97,6 @@ def compare(measure: str, limit: float, unit: str, ours: float | None, base: flo
     if ours is None or not base:
         return Goal(measure, limit, unit, None)
     return Goal(measure, limit, unit, ours / base, f"{ours:.3f} s against {base:.3f} s")
-
-
-def goal_rows(results: Results) -> list[Sequence[str]]:
-    """One line a goal."""
-    found = ((goal.measure, f"{goal.limit:g} {goal.unit}", goal.value, goal.reached) for goal in goals(results))
-    return [("measure", "goal: at most", "measured", ""), *found]
 
 
 def ssh_rows(results: Results) -> list[Sequence[str]]:
@@ -214,7 +208,7 @@ def document(results: Results, command: str) -> str:
         INTRODUCTION.format(command=command).strip(),
         "\n".join(facts),
         "## Goals",
-        as_markdown(goal_rows(results), "---"),
+        as_markdown(goal_rows(goals(results)), "---"),
         "## Over SSH",
         SSH.strip(),
         as_markdown(ssh_rows(results)),

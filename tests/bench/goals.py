@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bench import downtime, verification
+from bench import verification
 from bench.database import MEGABYTE
 from bench.results import Cell, Results, describe_size
 from bench.tools import API, COPY, CP, FULL, IDLE_PYTHON, NOTHING, QUICK, VACUUM
@@ -16,7 +16,6 @@ SMALL, MEDIUM, LARGE = 100, 200, 1000
 XFS = "XFS with reflinks"
 WORST_WAIT_MILLISECONDS = 200
 PRIVATE_MEGABYTES = 48
-SECONDS_BEYOND_PLAIN = 1.0
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,6 @@ def goals(results: Results) -> Iterator[Goal]:
     yield compare(f"{COPY}, {reflink}", 0.25, copied, limit, "`cp` and `sync`")
     for megabytes in (LARGE, SMALL):
         yield from memory_goals(results, megabytes)
-    for megabytes in downtime.SIZES:
-        yield downtime_goal(results, megabytes)
 
 
 def compare(measure: str, limit: float, ours: float | None, base: float | None, of_what: str) -> Goal:
@@ -132,14 +129,3 @@ def memory_goals(results: Results, megabytes: int) -> Iterator[Goal]:
         resident = (peak.resident - idle.resident) / MEGABYTE
         private = (peak.private - idle.private) / MEGABYTE
         yield Goal(measure, PRIVATE_MEGABYTES, "MB private", private, f"with mapped files {resident:.0f} MB")
-
-
-def downtime_goal(results: Results, megabytes: int) -> Goal:
-    """How much longer clients wait for the playbook than for the least that Compose can do: alike at every size."""
-    ours, plain = (
-        results.time(downtime.PART, downtime.measure(way, megabytes)) for way in (downtime.PLAYBOOK, downtime.PLAIN)
-    )
-    measure = f"downtime of {downtime.PLAYBOOK} beyond that of `{downtime.PLAIN}`, {describe_size(megabytes)}"
-    if ours is None or plain is None:
-        return Goal(measure, SECONDS_BEYOND_PLAIN, "s", None)
-    return Goal(measure, SECONDS_BEYOND_PLAIN, "s", ours - plain, f"{ours:.2f} s against {plain:.2f} s")

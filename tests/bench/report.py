@@ -6,13 +6,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 
-from bench import downtime, large, verification
+from bench import large, verification
 from bench.cells import IDLE_TIMES_ALLOWED, LEAST_BOUND, SECONDS_AFTER
 from bench.database import MEGABYTE
-from bench.goals import LARGE, goals, seconds
+from bench.goals import LARGE, Goal, goals, seconds
 from bench.results import Cell, Figures, Results, Sample, describe_size, summarize
 from bench.tools import COPY, CP, DESCRIPTIONS, NOTHING
 
@@ -70,13 +70,10 @@ def log_size(figures: Figures, cell: Cell) -> str:
     return f"{figures.log_bytes / MEGABYTE:.1f}" if cell.mode == "wal" else ""
 
 
-def goal_rows(results: Results) -> list[Sequence[str]]:
+def goal_rows(found: Iterable[Goal]) -> list[Sequence[str]]:
     """One line a goal."""
-    rows: list[Sequence[str]] = [("measure", "goal: at most", "measured", "")]
-    for goal in goals(results):
-        limit = f"{goal.limit:g} {goal.unit}"
-        rows.append((goal.measure, limit, goal.value, goal.reached))
-    return rows
+    rows = ((goal.measure, f"{goal.limit:g} {goal.unit}", goal.value, goal.reached) for goal in found)
+    return [("measure", "goal: at most", "measured", ""), *rows]
 
 
 def memory_rows(results: Results) -> list[Sequence[str]]:
@@ -108,8 +105,6 @@ def other_tables(results: Results) -> Iterator[tuple[str, list[Sequence[str]]]]:
         yield "Checks one after the other", rows
     if len(rows := memory_rows(results)) > 1:
         yield "Peak memory", rows
-    if len(rows := downtime.rows(results)) > 1:
-        yield "Downtime of an upgrade, as a client sees it", rows
 
 
 def other_lines(results: Results) -> Iterator[str]:
@@ -145,7 +140,7 @@ def limits(results: Results) -> Iterator[str]:
 def document(results: Results, command: str) -> str:
     """The page for the documentation."""
     facts = [f"- {name}: {value}" for name, value in results.facts.items() if name != large.PART]
-    tools = [f"- {tool}: {text}" for tool, text in {**DESCRIPTIONS, **downtime.DESCRIPTIONS}.items()]
+    tools = [f"- {tool}: {text}" for tool, text in DESCRIPTIONS.items()]
     cells = ((str(cell), cell_rows(results, cell)) for cell in results.cells())
     tables = [f"### {title}\n\n{as_markdown(rows)}" for title, rows in (*cells, *other_tables(results))]
     others = [f"- {line}" for line in other_lines(results)]
@@ -154,13 +149,11 @@ def document(results: Results, command: str) -> str:
         INTRODUCTION.format(command=command).strip(),
         "\n".join(facts),
         "## Goals",
-        as_markdown(goal_rows(results), "---"),
+        as_markdown(goal_rows(goals(results)), "---"),
         "## Tools",
         "\n".join(tools),
         "## Measured",
-        READING.format(
-            after=SECONDS_AFTER, times=IDLE_TIMES_ALLOWED, bound=LEAST_BOUND, probes=downtime.PROBES_PER_SECOND
-        ).strip(),
+        READING.format(after=SECONDS_AFTER, times=IDLE_TIMES_ALLOWED, bound=LEAST_BOUND).strip(),
         *tables,
         *(["\n".join(others)] if others else []),
     )
@@ -190,10 +183,6 @@ until {after:g} s after them as well, when a checkpoint that was held back is ma
 
 `backup()` is called from a process of its own, as a tool beside the application would. A backup on the connection
 that also writes does not begin again.
-
-The downtime of an upgrade is from the last answer that a client gets before it to the first one after it. The client
-asks {probes} times a second, from outside the host, so up to two of its intervals are in it. Each way begins with the
-same data, the old version serving it and writing to it; the image of the new one has been pulled before.
 """
 
 

@@ -12,10 +12,8 @@ from contextlib import contextmanager
 
 import pytest
 from bench import downtime
-from bench.bench import parse
-from bench.goals import goals
-from bench.report import document
 from bench.results import Results
+from bench.upgrades import document, parse
 from testbed.demo import FROM, TO
 
 
@@ -91,7 +89,7 @@ def test_the_table_has_median_worst_and_ratio_of_each_way_that_was_measured() ->
 
 
 def test_each_size_has_a_goal_of_its_own() -> None:
-    verdicts = [goal.reached for goal in goals(measured()) if goal.measure.startswith("downtime")]
+    verdicts = [goal.reached for goal in downtime.goals(measured())]
     assert verdicts == ["reached", "not measured", "NOT reached"]
 
 
@@ -99,7 +97,7 @@ def test_the_page_has_the_table() -> None:
     assert f"| {downtime.PLAYBOOK} | 1 MB | 1.20 | 1.30 | 4.00 | 1.10 |" in document(measured(), "make bench")
 
 
-def test_only_databases_that_are_copied_have_a_least_size() -> None:
-    assert parse(["--only", downtime.PART, "--sizes", "1"]).sizes == [1]
+def test_sizes_are_in_order_and_begin_at_one() -> None:
+    assert parse(["--sizes", "100,1,100"]).sizes == [1, 100]
     with pytest.raises(SystemExit):
-        parse(["--sizes", "1"])
+        parse(["--sizes", "0"])
