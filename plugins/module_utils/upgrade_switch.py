@@ -173,7 +173,9 @@ class _Run:
             make_known(container)
         timeout = max(wanted.timeout, REHEARSALS_ALLOWED * (wanted.rehearsal_seconds or 0))
         version = wanted.target["version"]
-        return wait_until_ready(deployment["url"], version, timeout, name_of(container), isolated=bool(overrides))
+        return wait_until_ready(
+            deployment["url"], version, timeout, name_of(container), bool(overrides), deployment["ca_file"]
+        )
 
     def _look_at_diagnostics(self, version: str) -> None:
         """See that people find the version there too; while no client reaches it, since that can still be undone."""

@@ -137,4 +137,4 @@ def start_served(deployment: Mapping[str, Any], version: str | None, timeout: fl
     start_service(deployment, pull="missing")
     container = describe_container(deployment["project"], deployment["service"])
     make_known(container)
-    return wait_until_ready(deployment["url"], version, timeout, name_of(container))
+    return wait_until_ready(deployment["url"], version, timeout, name_of(container), ca_file=deployment["ca_file"])

@@ -87,7 +87,11 @@ def wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Switch:
             "digest": None,
         },
         **{"image_id": "sha256:" + "1" * 64, "version": "0.2.0", "version_source": "api", "edition": "ce"},
-        **{"database": str(make_database(data / "opstage.db", 20, "WAL")), "url": "http://127.0.0.1:8080"},
+        **{
+            "database": str(make_database(data / "opstage.db", 20, "WAL")),
+            "url": "http://127.0.0.1:8080",
+            "ca_file": None,
+        },
     }
     return Switch(
         deployment=deployment,
@@ -115,7 +119,9 @@ def engine(wanted: Switch, monkeypatch: pytest.MonkeyPatch) -> Engine:
         "find_container": lambda *_names: "opstage-web-1",
         "describe_container": lambda *_names: {"Name": "/opstage-web-1"},
         "make_known": lambda _container: made.known.append(len(made.asked)),
-        "wait_until_ready": lambda _url, _version, timeout, _container, isolated: made.wait(timeout, isolated),
+        "wait_until_ready": lambda _url, _version, timeout, _container, isolated, _ca_file: made.wait(
+            timeout, isolated
+        ),
         "has_served": lambda _container: made.has_served,
         "require_version_in": lambda container, account, version: made.step(
             f"diagnostics {container} {account.username} {version}"
@@ -131,7 +137,7 @@ def engine(wanted: Switch, monkeypatch: pytest.MonkeyPatch) -> Engine:
         "pin_image": lambda _project, _service, tag, _digest: made.pinned(tag),
         "give_tag_back": lambda image, image_id, _digest: made.step(f"back: tag {image} {image_id}"),
         "start_service": lambda _deployment, pull: made.step(f"back: start, pull {pull}"),
-        "wait_until_ready": lambda _url, version, _timeout, _container: made.healthy_again(version),
+        "wait_until_ready": lambda _url, version, _timeout, _container, ca_file: made.healthy_again(version),
     }
     for name, function in on_the_way_back.items():
         monkeypatch.setattr(way_back, name, function)

@@ -68,7 +68,7 @@ class Host:
             **{"environment_files": [], "service": "web", "container": "opstage-web-1", "container_status": "running"},
             **{"image": "repo:0.3.0", "repository": "repo", "tag": "0.3.0", "digest": None},
             **{"image_id": "sha256:" + "3" * 64, "version": "0.3.0", "version_source": "api", "edition": "ce"},
-            **{"database": str(self.database), "url": "http://127.0.0.1:8080"},
+            **{"database": str(self.database), "url": "http://127.0.0.1:8080", "ca_file": None},
         }
         self.asked: list[str] = []
         self.known: list[int] = []
@@ -120,7 +120,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
         "pin_image": pin,
         "give_tag_back": lambda image, image_id, digest: made.step(f"tag {image} {image_id} {digest}"),
         "start_service": lambda _deployment, pull: made.step(f"start, pull {pull}"),
-        "wait_until_ready": lambda _url, version, _timeout, _container: made.healthy(version),
+        "wait_until_ready": lambda _url, version, _timeout, _container, ca_file: made.healthy(version),
     }
     for name, function in replacements.items():
         monkeypatch.setattr(way_back, name, function)
