@@ -53,12 +53,14 @@ PLAYBOOKS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("status", {"opstage_max_backup_age": "1h"}, OLD),
     ("upgrade", {"opstage_version": NEW, "opstage_upgrade_acknowledge": NEW}, NEW),
     ("rollback", {}, OLD),
+    ("backup", {"opstage_backup_method": "offline"}, OLD),
     ("restore", {"opstage_recovery_point": "latest"}, OLD),
     ("drill", {}, OLD),
     ("schedule", {}, OLD),
     ("schedule", {"opstage_schedule_state": "absent"}, OLD),
 )
-"""What is run, in this order, with which variables, and the version that must serve then."""
+"""What is run, in this order, with which variables, and the version that must serve then. The newest recovery point after
+a rollback is one of the newer version."""
 
 
 @dataclass(frozen=True)
