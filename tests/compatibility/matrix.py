@@ -59,8 +59,8 @@ PLAYBOOKS: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("schedule", {}, OLD),
     ("schedule", {"opstage_schedule_state": "absent"}, OLD),
 )
-"""What is run, in this order, with which variables, and the version that must serve then. The newest recovery point after
-a rollback is one of the newer version."""
+"""What is run, in this order, with which variables, and the version that must serve then. The newest recovery point
+after a rollback is one of the newer version."""
 
 
 @dataclass(frozen=True)
