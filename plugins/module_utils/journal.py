@@ -59,6 +59,17 @@ def utc_now() -> str:
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def without_empty_text(details: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `details`, at any depth, with None in the place of empty text.
+
+    That is what ansible-core before 2.19 makes of a null that a template in a dictionary has alone.
+    """
+    return {
+        name: without_empty_text(value) if isinstance(value, dict) else None if value == "" else value
+        for name, value in details.items()
+    }
+
+
 def append_entry(path: str, operation: str, status: str, run: str, details: Mapping[str, Any]) -> dict[str, Any]:
     """Append one entry and return it; it is on disk, under its name, when this returns.
 

@@ -151,6 +151,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
     append_entry,
     journal_path,
     state_folder,
+    without_empty_text,
 )
 
 SERVE = {name: {"type": "str"} for name in SERVED}
@@ -195,7 +196,8 @@ def main() -> None:
     try:
         renew_lock(state_folder(parameters["project"]), parameters["lock"])
         run = parameters["run"] or parameters["lock"]
-        entry = append_entry(path, parameters["operation"], parameters["status"], run, details)
+        said = without_empty_text(details)
+        entry = append_entry(path, parameters["operation"], parameters["status"], run, said)
     except (DeploymentLockError, JournalError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=True, path=path, entry=entry)

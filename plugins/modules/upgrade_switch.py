@@ -175,7 +175,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.collection import VERSION
 from ansible_collections.capsule.opstage.plugins.module_utils.compose_image import ComposeImageError
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
-from ansible_collections.capsule.opstage.plugins.module_utils.journal import SERVED
+from ansible_collections.capsule.opstage.plugins.module_utils.journal import SERVED, without_empty_text
 from ansible_collections.capsule.opstage.plugins.module_utils.kept_image import keep_image
 from ansible_collections.capsule.opstage.plugins.module_utils.opstage_session import Account
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
@@ -213,6 +213,7 @@ def main() -> None:
     )
     options = dict(module.params)
     progress_file = options.pop("progress_file")
+    options.update({name: without_empty_text(options[name]) for name in ("source", "target", "details")})
     username, password = options.pop("username"), options.pop("password")
     account = None if username is None else Account(username, password)
     with ProgressFile(progress_file, module.warn) as progress:

@@ -26,6 +26,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
     find_unfinished,
     journal_path,
     read_entries,
+    without_empty_text,
 )
 from sqlite_testing import mounted_tmpfs
 
@@ -238,3 +239,9 @@ class TestFullDisk:
                 renew_lock(str(state / "opstage"), "other")
             assert find_holder(str(state / "opstage")) == holder
             assert release_lock(str(state / "opstage"), holder.token)
+
+
+def test_a_null_that_a_template_made_text_of_is_a_null_again() -> None:
+    said = {"digest": "", "serve": {"tag": "0.2.0", "image_id": ""}, "keep_damaged": False, "drops": []}
+    expected = {"digest": None, "serve": {"tag": "0.2.0", "image_id": None}, "keep_damaged": False, "drops": []}
+    assert without_empty_text(said) == expected
