@@ -30,6 +30,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from bench.program import run_program, write
 from bench.report import as_markdown, as_text
 from testbed import hosts, inventory
 from testbed.command import down, up
@@ -37,7 +38,7 @@ from testbed.compose import fetch_compose
 from testbed.engine import docker
 from testbed.load import served_version
 from testbed.machine import CHECKOUT
-from testbed.process import CommandError, TestbedError, run, run_logged, say
+from testbed.process import TestbedError, run, run_logged, say
 from tools.versions import find_pythons
 
 CACHE = CHECKOUT / ".cache" / "matrix"
@@ -259,27 +260,30 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main() -> int:
-    """Run the command line; the hosts are gone afterwards in any case."""
-    options = parse(sys.argv[1:])
+def matrix(options: argparse.Namespace) -> None:
+    """Run the rows and report; the hosts are gone afterwards in any case. Raises TestbedError where a row fails."""
     LOGS.mkdir(parents=True, exist_ok=True)
     rows = [row for row in ROWS if not options.only or row.name in options.only]
     outcomes: list[Outcome] = []
-    try:
-        for suite in dict.fromkeys(row.suite for row in rows):
-            try:
-                target = Target(suite)
-                outcomes += [attempt(row, target) for row in rows if row.suite == suite]
-            finally:
-                down(f"{NAME}-{suite}")
-    except (CommandError, TestbedError) as error:
-        say(f"error: {error}")
-        return 1
-    sys.stdout.write(as_text(table(outcomes)) + "\n")
+    for suite in dict.fromkeys(row.suite for row in rows):
+        try:
+            target = Target(suite)
+            outcomes += [attempt(row, target) for row in rows if row.suite == suite]
+        finally:
+            down(f"{NAME}-{suite}")
+    write(as_text(table(outcomes)))
     if options.document:
         command = shlex.join(["python", "tests/compatibility/matrix.py", *sys.argv[1:]])
         options.document.write_text(document(outcomes, command), encoding="utf-8")
-    return int(any(outcome.failed for outcome in outcomes))
+    failed = [outcome.row.name for outcome in outcomes if outcome.failed]
+    if failed:
+        raise TestbedError(f"failed: {', '.join(failed)}")
+
+
+def main() -> int:
+    """Run the command line."""
+    options = parse(sys.argv[1:])
+    return run_program("matrix", lambda: matrix(options))
 
 
 if __name__ == "__main__":
