@@ -50,11 +50,11 @@ def isolation_override(service: str) -> bytes:
     """Return the override that leaves `service` without any network.
 
     `!reset` takes away what the project's own files give; Compose has it since 2.18
-    (https://docs.docker.com/reference/compose-file/merge/#reset-value).
+    (https://docs.docker.com/reference/compose-file/merge/#reset-value), and 2.20 takes a list only, not null.
     """
     return (
         f"services:\n  {json.dumps(service)}:\n"
-        "    network_mode: none\n    networks: !reset null\n    ports: !reset []\n"
+        "    network_mode: none\n    networks: !reset []\n    ports: !reset []\n"
     ).encode()
 
 
