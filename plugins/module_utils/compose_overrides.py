@@ -53,8 +53,7 @@ def isolation_override(service: str) -> bytes:
     (https://docs.docker.com/reference/compose-file/merge/#reset-value), and 2.20 takes a list only, not null.
     """
     return (
-        f"services:\n  {json.dumps(service)}:\n"
-        "    network_mode: none\n    networks: !reset []\n    ports: !reset []\n"
+        f"services:\n  {json.dumps(service)}:\n    network_mode: none\n    networks: !reset []\n    ports: !reset []\n"
     ).encode()
 
 
