@@ -133,7 +133,7 @@ def limits(results: Results) -> Iterator[str]:
     if one and two:
         yield (
             f"Limit: two {verification.INTEGRITY} at once, each on a core of its own, take {two / one:.2f} times as "
-            "long as one: they wait for memory"
+            "long as one; what is above 1 they wait for the same memory"
         )
 
 
