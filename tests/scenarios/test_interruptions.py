@@ -17,17 +17,17 @@ SAMPLE = (
     "upgrade:Switch | Stop~0.6s",
     "host/upgrade:Switch | Stop~1.5s",
     "host/upgrade:Switch | Stop~2.4s+registry",
-    "create:Choose and verify the recovery point",
+    "create:At rest | Make a recovery point",
     "connection/restore:Put in place | Replace the database",
     "backup:Offline | Make a recovery point",
     "rollback:Stop, keep what is there~0.9s",
     "host/rollback:Stop, keep what is there~1.8s",
 )
-OUTAGES = ("tag/upgrade:Pull | Pull the image", "registry/upgrade:Make a recovery point while")
-"""Where the preflight has looked the digest up, and where the image is on the host: neither may change the course."""
 """About where the service is stopped, where the new version runs and no client may reach it, and where it is open to
 clients; where a host has its project but no data yet; where a database is being replaced; where a copy at rest is made;
 where a database was replaced and not started yet."""
+OUTAGES = ("tag/upgrade:Pull | Pull the image", "registry/upgrade:Make a recovery point while")
+"""Where the preflight has looked the digest up, and where the image is on the host: neither may change the course."""
 
 
 @pytest.mark.skipif(bool(os.environ.get("OPSTAGE_IMAGE", "").strip()), reason="the real image numbers no writes")
