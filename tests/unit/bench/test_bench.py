@@ -20,6 +20,7 @@ from bench.programs import run_within
 from bench.report import document
 from bench.results import Cell, Results, Sample, percentile, summarize
 from bench.tools import COPY, CP, QUICK, SHELL, VACUUM
+from bench.verification import FOREIGN_KEYS, HASHLIB, PART, QUICK_CHECK
 from bench.writer import writing
 
 
@@ -105,6 +106,17 @@ def test_the_page_shows_every_tool_of_every_cell_and_the_command_that_made_it() 
     assert "make bench" in page
     assert "### 100 MB, WAL, 500/s" in page
     assert "| .backup | ✗ not finished |" in page
+
+
+def test_the_page_says_what_no_snapshot_can_do_without() -> None:
+    results = Results()
+    results.add(Cell(1000, "wal", 0.0), COPY, Sample(0.5))
+    parts = ((HASHLIB, 0.7), (QUICK_CHECK, 1.1), (FOREIGN_KEYS, 1.2))
+    for check, seconds in parts[:2]:
+        results.add_time(PART, check, seconds)
+    assert "Limit" not in document(results, "make bench")
+    results.add_time(PART, *parts[2])
+    assert "at least 1.90 s" in document(results, "make bench")
 
 
 @pytest.mark.parametrize("megabytes", [100, 200, LARGE_MEGABYTES])
