@@ -12,28 +12,26 @@ import os
 import socket
 import time
 from datetime import datetime, timezone
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, ContextManager, Iterator, Sequence
 
-from .collection import VERSION
 from .command_outcome import CommandError, CommandParser, ExitCode, Outcome, seconds, success
 from .compose_image import ComposeImageError
-from .console_backup import ConsoleBackup
-from .deployment import Deployment, DiscoveryError, discover_deployment
+from .deployment import DiscoveryError
 from .deployment_lock import DeploymentLockError, LockHeldError, find_holder, find_process, release_lock, take_lock
 from .deployment_status import describe_status
 from .docker_command import DockerError
 from .durable_files import PrivateFolderError
+from .host_backup import PruningError, UnfinishedOperationError, back_up, find_deployment
 from .host_rollback import HostRollback, NothingToUndoError, undo_upgrade
-from .journal import JournalError, find_unfinished, journal_path, journal_size, read_entries, state_folder
+from .journal import JournalError, find_unfinished, journal_path, read_entries, state_folder
 from .operations_settings import DEFAULT_ROOT, SETTINGS_FOLDER, Settings, SettingsError, find_settings
-from .opstage_session import Account, OpstageSessionError
+from .opstage_session import OpstageSessionError
 from .progress_display import format_bytes
 from .readiness import NotReadyError
 from .recovery_point import (
     FolderEntry,
     RecoveryPoint,
     RecoveryPointError,
-    create_recovery_point,
     examine_recovery_points,
     find_newest,
     find_recovery_point,
@@ -46,6 +44,7 @@ from .retention import (
     Retention,
     RetentionError,
     apply_retention,
+    described,
     parse_duration,
     parse_policy,
 )
@@ -58,10 +57,6 @@ PERIODS = {"hourly": "hours", "daily": "days", "weekly": "weeks", "monthly": "mo
 RULES = ("last", *PERIODS, "within")
 
 
-class UnfinishedOperationError(Exception):
-    """An operation on the deployment was cut off, so nobody knows whether what is there is right."""
-
-
 CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (LockHeldError, ExitCode.BUSY),
     (UnfinishedOperationError, ExitCode.UNFINISHED),
@@ -71,6 +66,7 @@ CODES: tuple[tuple[type[Exception], ExitCode], ...] = (
     (NothingToUndoError, ExitCode.RECOVERY_POINT),
     (RecoveryPointError, ExitCode.RECOVERY_POINT),
     (RetentionError, ExitCode.RECOVERY_POINT),
+    (PruningError, ExitCode.RECOVERY_POINT),
     (OpstageSessionError, ExitCode.RECOVERY_POINT),
     (PrivateFolderError, ExitCode.REFUSED),
     (SendingError, ExitCode.SYSTEM),
@@ -187,42 +183,27 @@ def _settings(options: argparse.Namespace) -> Settings:
     )
 
 
-def _discover(settings: Settings, require_data: bool = True) -> Deployment:
-    """The deployment that the settings mean. Raises DiscoveryError, DockerError, JournalError."""
-    found = discover_deployment(
-        settings.project_dir, settings.service, settings.url, require_data, ca_file=settings.ca_file
-    )
-    if settings.project not in (None, found.project):
-        raise DiscoveryError(
-            f"The Opstage on this host belongs to the project {found.project}, expected was {settings.project}. "
-            "Name the folder of the one that is meant with --project-dir."
-        )
-    return found
-
-
 def _project(settings: Settings) -> str:
     """The project's name: Docker is asked only where nobody has named it."""
-    return settings.project if settings.project is not None else _discover(settings).project
+    return settings.project if settings.project is not None else find_deployment(settings).project
 
 
 def _backup(options: argparse.Namespace, report: ProgressReport) -> Outcome:
     settings = _settings(options)
     warnings: list[str] = []
     pruned: list[Decision] = []
-
     sent: list[str] = []
 
+    def hold(project: str) -> ContextManager[object]:
+        return _locked(project, "backup", options.wait or 0.0)
+
     def make() -> RecoveryPoint:
-        with _locked(settings, options.wait or 0.0) as deployment:
-            fields, reason = deployment.as_dict(), "scheduled" if options.scheduled else "manual"
-            way = _way(settings, fields, warnings.append)
-            point = create_recovery_point(
-                fields, settings.root, reason, settings.method, VERSION, report, settings.recipients, way
-            )
-            pruned.extend(_pruned(settings, deployment))
+        reason = "scheduled" if options.scheduled else "manual"
+        backup = back_up(settings, reason, hold, warnings.append, report)
+        pruned.extend(backup.retention.removed if backup.retention is not None else [])
         # Without the lock: a slow line keeps nobody from the deployment.
-        sent.extend(_sent(settings, point))
-        return point
+        sent.extend(_sent(settings, backup.point))
+        return backup.point
 
     if options.scheduled:
         project = _project(settings)
@@ -244,13 +225,6 @@ def _backup(options: argparse.Namespace, report: ProgressReport) -> Outcome:
     return success(result, lines, warnings)
 
 
-def _way(settings: Settings, deployment: dict[str, Any], warn: Callable[[str], None]) -> ConsoleBackup | None:
-    """How the copy is obtained, None for the usual way."""
-    if settings.method != "api":
-        return None
-    return ConsoleBackup(deployment, Account(settings.username or "", settings.password or ""), warn)
-
-
 def _sent(settings: Settings, point: RecoveryPoint) -> list[str]:
     """The snapshot as which the recovery point lies in the repository of the settings now. Raises SendingError."""
     wanted = settings.repository
@@ -265,43 +239,21 @@ def _sent(settings: Settings, point: RecoveryPoint) -> list[str]:
     return [send_and_prune(point, repository, wanted.initialize, wanted.policy).snapshot]
 
 
-def _pruned(settings: Settings, deployment: Deployment) -> list[Decision]:
-    """What the policy in the settings does not keep, removed."""
-    if settings.policy is None:
-        return []
-    seen = settings.prune_console_copies and deployment.data_dir
-    copies = os.path.join(deployment.data_dir, "backups") if seen else None
-    now = datetime.now(timezone.utc)
-    return apply_retention(deployment.project, settings.root, settings.policy, now, console_copies=copies).removed
-
-
 @contextlib.contextmanager
-def _locked(settings: Settings, patience: float) -> Iterator[Deployment]:
-    """The deployment, on which nobody else works meanwhile.
+def _locked(project: str, operation: str, patience: float = 0.0, gone: str | None = None) -> Iterator[str]:
+    """Hold the lock of the deployment, which need not be there any more; gives the token.
 
-    Raises LockHeldError when somebody still does after so many seconds, UnfinishedOperationError, and what discovering
-    raises.
+    Raises LockHeldError when somebody else still holds it after so many seconds. gone: see deployment_lock.take_lock.
     """
-    reads_data = settings.method != "api"
-    deployment = _discover(settings, reads_data)
-    folder, journal = state_folder(deployment.project), journal_path(deployment.project)
-    looked_at = journal_size(journal)
-    token = _take_lock(folder, "backup", time.monotonic() + patience)
+    folder, deadline = state_folder(project), time.monotonic() + patience
+    token = _take_lock(folder, operation, deadline, gone)
     try:
-        if journal_size(journal) != looked_at:
-            deployment = _discover(settings, reads_data)
-        unfinished = find_unfinished(read_entries(journal))
-        if unfinished is not None:
-            raise UnfinishedOperationError(
-                f"The {unfinished['operation']} of {deployment.project} that began at {unfinished['time']} was cut "
-                "off: no recovery point is made of what it left. Run any playbook, which brings that to its end first."
-            )
-        yield deployment
+        yield token
     finally:
         release_lock(folder, token)
 
 
-def _take_lock(folder: str, operation: str, deadline: float, gone: str | None = None) -> str:
+def _take_lock(folder: str, operation: str, deadline: float, gone: str | None) -> str:
     while True:
         try:
             user, host = getpass.getuser(), socket.gethostname()
@@ -320,13 +272,11 @@ def _rollback(options: argparse.Namespace, report: ProgressReport) -> Outcome:
         url=options.url or found.url,
         ca_file=options.ca_file or found.ca_file,
     )
-    folder = state_folder(_project(settings))
     # Where its own controller is gone, the upgrade that is to be undone holds the lock.
-    token = _take_lock(folder, "rollback", time.monotonic(), gone=options.unless_confirmed)
-    try:
+    with _locked(_project(settings), "rollback", gone=options.unless_confirmed) as token:
         undone = undo_upgrade(
             HostRollback(
-                lambda: _discover(settings),
+                lambda: find_deployment(settings),
                 settings.root,
                 token,
                 options.health_timeout,
@@ -334,8 +284,6 @@ def _rollback(options: argparse.Namespace, report: ProgressReport) -> Outcome:
                 report,
             )
         )
-    finally:
-        release_lock(folder, token)
     kept = undone.rolled_back.kept if undone.rolled_back is not None else None
     lines = [f"Opstage {undone.version} serves again"]
     if kept is not None and kept.path is not None:
@@ -423,32 +371,13 @@ def _prune(options: argparse.Namespace, _report: ProgressReport) -> Outcome:
     if options.check:
         retention = apply_retention(project, settings.root, policy, now, check_mode=True)
     else:
-        with _only_one(project):
+        with _locked(project, "prune"):
             retention = apply_retention(project, settings.root, policy, now)
-    warnings = [
-        f"{decision.id} is kept, but not counted: {', '.join(decision.reasons)}"
-        for decision in retention.kept
-        if not decision.counted
-    ]
-    return success(_retained(retention), _retention_lines(retention, options.check), warnings)
-
-
-@contextlib.contextmanager
-def _only_one(project: str) -> Iterator[None]:
-    """Hold the lock of the deployment, which need not be there any more."""
-    folder = state_folder(project)
-    token = _take_lock(folder, "prune", time.monotonic())
-    try:
-        yield
-    finally:
-        release_lock(folder, token)
+    return success(_retained(retention), _retention_lines(retention, options.check), retention.warnings)
 
 
 def _retained(retention: Retention) -> dict[str, Any]:
-    def listed(decisions: Sequence[Decision]) -> list[dict[str, Any]]:
-        return [{"id": decision.id, "reasons": list(decision.reasons)} for decision in decisions]
-
-    return {"kept": listed(retention.kept), "removed": listed(retention.removed), "freed": retention.freed}
+    return {"kept": described(retention.kept), "removed": described(retention.removed), "freed": retention.freed}
 
 
 def _retention_lines(retention: Retention, check: bool) -> list[str]:
@@ -465,7 +394,7 @@ def _status(options: argparse.Namespace, _report: ProgressReport) -> Outcome:
     bound = parse_duration(options.max_age) if options.max_age is not None else None
     if options.max_age is not None and bound is None:
         raise SettingsError(f"--max-age is {options.max_age!r}, of no length; expected is such as 26h.")
-    deployment, now = _discover(settings), datetime.now(timezone.utc)
+    deployment, now = find_deployment(settings), datetime.now(timezone.utc)
     newest = find_newest(settings.root, deployment.project)
     unfinished = find_unfinished(read_entries(journal_path(deployment.project)))
     holder = find_holder(state_folder(deployment.project))

@@ -29,6 +29,8 @@ LEASE = timedelta(hours=1)
 RUN_VARIABLE = "OPSTAGE_RUN"
 """The environment variable in which every process that works under the lock on the host has the token."""
 
+TOKEN_BYTES = 8
+
 SECONDS_TO_END = 10.0
 """For what is left of a dead run, before it is killed."""
 
@@ -119,9 +121,15 @@ def is_gone(process: Process) -> bool | None:
 
 
 def take_lock(
-    folder: str, operation: str, user: str, host: str, process: Process | None, gone: str | None = None
+    folder: str,
+    operation: str,
+    user: str,
+    host: str,
+    process: Process | None,
+    gone: str | None = None,
+    token: str | None = None,
 ) -> tuple[Holder, Holder | None]:
-    """Take the lock of the deployment whose state is in `folder` (journal.state_folder).
+    """Take the lock of the deployment whose state is in `folder` (journal.state_folder), with `token` or a random one.
 
     Returns who holds it now, and from whom it was taken over, if from anybody.
 
@@ -138,7 +146,9 @@ def take_lock(
             return holder, None
         if previous is not None:
             _require_dead(previous, gone)
-        holder = Holder(secrets.token_hex(8), operation, user, host, since=now, seen=now, process=process)
+        holder = Holder(
+            token or secrets.token_hex(TOKEN_BYTES), operation, user, host, since=now, seen=now, process=process
+        )
         # Written first: what is left of the previous run can then record nothing any more.
         _write(path, holder)
         if previous is not None:

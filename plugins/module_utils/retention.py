@@ -253,6 +253,29 @@ class Retention:
         """The decisions to remove."""
         return [decision for decision in self.decisions if not decision.keep]
 
+    @property
+    def warnings(self) -> list[str]:
+        """What is kept without being counted, and why, a sentence each."""
+        return [
+            f"{decision.id} is kept, but not counted: {', '.join(decision.reasons)}"
+            for decision in self.kept
+            if not decision.counted
+        ]
+
+    @property
+    def diff(self) -> dict[str, str]:
+        """What is there before and after, a line with the reasons for each."""
+        return {"before": _lines(self.decisions), "after": _lines(self.kept)}
+
+
+def described(decisions: Iterable[Decision]) -> list[dict[str, Any]]:
+    """The decisions as modules and commands give them: an `id` with its `reasons`."""
+    return [{"id": decision.id, "reasons": list(decision.reasons)} for decision in decisions]
+
+
+def _lines(decisions: Iterable[Decision]) -> str:
+    return "".join(f"{decision.id}: {', '.join(decision.reasons)}\n" for decision in decisions)
+
 
 def apply_retention(
     project: str,

@@ -204,10 +204,6 @@ lock:
     seen:
       description: The last sign of life, UTC.
       type: str
-journal_size:
-  description: Bytes of the journal; for M(capsule.opstage.deployment_lock).
-  returned: success
-  type: int
 last_upgrade:
   description: The journal's entry of the upgrade that a rollback would undo, null when there is none.
   returned: success
@@ -242,70 +238,9 @@ unfinished_operation:
       type: dict
 """
 
-from datetime import datetime, timezone
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.capsule.opstage.plugins.module_utils.deployment import (
-    DiscoveryError,
-    NoDeploymentError,
-    discover_deployment,
-)
-from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import DeploymentLockError, find_holder
-from ansible_collections.capsule.opstage.plugins.module_utils.deployment_status import describe_status
-from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
-from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
-    JournalError,
-    find_last_upgrade,
-    find_unfinished,
-    journal_path,
-    journal_size,
-    read_entries,
-    state_folder,
-)
-from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
-    RecoveryPoint,
-    RecoveryPointError,
-    find_newest,
-)
-from ansible_collections.capsule.opstage.plugins.module_utils.resumption import plan_resumption
-
-
-def find_point(module: AnsibleModule, project: str) -> RecoveryPoint | None:
-    """The newest recovery point; a folder that cannot be read keeps nobody from restoring what lies elsewhere."""
-    try:
-        return find_newest(module.params["root"], project)
-    except RecoveryPointError as error:
-        module.warn(str(error))
-        return None
-
-
-def describe(module: AnsibleModule) -> dict[str, object]:
-    """Return what the module returns. Raises the errors that main names."""
-    options = module.params
-    deployment = discover_deployment(
-        options["project_dir"],
-        options["service"],
-        options["url"],
-        require_data=options["require_data"],
-        ca_file=options["ca_file"],
-    )
-    size = journal_size(journal_path(deployment.project))
-    entries = read_entries(journal_path(deployment.project))
-    fields = deployment.as_dict()
-    cut_off = find_unfinished(entries)
-    unfinished = cut_off and plan_resumption(cut_off, fields)
-    holder = find_holder(state_folder(deployment.project))
-    newest = find_point(module, deployment.project)
-    return {
-        "deployment": fields,
-        "summary": describe_status(fields, newest, unfinished, holder, datetime.now(timezone.utc)),
-        "newest_recovery_point": newest
-        and {"path": newest.path, **{name: newest.manifest[name] for name in ("created", "reason")}},
-        "lock": holder and {name: getattr(holder, name) for name in ("operation", "user", "host", "since", "seen")},
-        "journal_size": size,
-        "last_upgrade": find_last_upgrade(entries),
-        "unfinished_operation": unfinished,
-    }
+from ansible_collections.capsule.opstage.plugins.module_utils.deployment import NoDeploymentError
+from ansible_collections.capsule.opstage.plugins.module_utils.host_discovery import DISCOVERY_ERRORS, Search, discover
 
 
 def main() -> None:
@@ -322,13 +257,15 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    options = dict(module.params)
+    required = options.pop("required")
     try:
-        found = describe(module)
+        found = discover(Search(**options), module.warn).fields
     except NoDeploymentError as error:
-        if module.params["required"]:
+        if required:
             module.fail_json(msg=str(error))
         found = {"deployment": None}
-    except (DiscoveryError, DockerError, JournalError, DeploymentLockError) as error:
+    except DISCOVERY_ERRORS as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, **found)
 

@@ -12,6 +12,7 @@ version_added: 0.1.0
 description:
   - Takes the lock of a deployment, or lets it go. It is a file on the deployment's host,
     C(/var/lib/opstage/<project>/lock.json), which says who holds it, from where, since when and for what.
+  - Without O(project), finds the deployment and returns it as it is under the lock, in one run on the host.
   - A lock whose holder has ended, on this controller or on the host, is taken over, and the module says so. So is one
     from another controller which gave no sign of life for an hour; M(capsule.opstage.journal_entry) gives one.
   - Whoever lost the lock in that way cannot go on, since M(capsule.opstage.journal_entry) then fails.
@@ -21,6 +22,8 @@ author:
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
   - ansible.builtin.action_common_attributes.flow
+  - capsule.opstage.claim
+  - capsule.opstage.discovery
 attributes:
   action:
     support: full
@@ -40,9 +43,10 @@ attributes:
     platforms: linux
 options:
   project:
-    description: Name of the Compose project.
+    description:
+      - Name of the Compose project, for a lock alone. Required to let it go.
+      - The deployment is found and returned when not given, see RV(deployment).
     type: str
-    required: true
   state:
     description: Whether to hold the lock, or to let it go.
     type: str
@@ -54,45 +58,28 @@ options:
   token:
     description: What the module returned when the lock was taken. Required to let it go. A lock of another token stays.
     type: str
-  take_over:
-    description: The token of a holder that is known to have ended, as the error says it.
-    type: str
-  journal_size:
-    description: >-
-      How much the journal held when the deployment was looked at, as M(capsule.opstage.deployment_info) returned it.
-    type: int
-  claimant:
-    description: Who asks; filled in by the action plugin.
-    type: dict
-    default: {}
-    suboptions:
-      user:
-        description: Name of the user.
-        type: str
-        default: unknown
-      host:
-        description: Name of the host on which the playbook runs.
-        type: str
-        default: unknown
-      process:
-        description: The process that ends with the playbook.
-        type: dict
+  require_data:
+    description:
+      - Whether it is an error that the host cannot see the database of the deployment that is found.
+      - Only a backup that the service makes itself can do without.
+    type: bool
+    default: true
 seealso:
+  - module: capsule.opstage.deployment_info
   - module: capsule.opstage.journal_entry
 """
 
 EXAMPLES = r"""
-- name: Take the lock
+- name: Find the deployment and take its lock
   capsule.opstage.deployment_lock:
-    project: opstage
     operation: maintenance of the disk
-  register: lock
+  register: found
 
 - name: Let the lock go
   capsule.opstage.deployment_lock:
-    project: opstage
+    project: "{{ found.deployment.project }}"
     state: absent
-    token: "{{ lock.token }}"
+    token: "{{ found.token }}"
 """
 
 RETURN = r"""
@@ -106,12 +93,14 @@ taken_over:
   description: The holder that had ended, null where nobody held the lock.
   returned: when O(state=present)
   type: dict
-stale:
+deployment:
   description: >-
-    Whether somebody recorded something since the deployment was looked at, so that it has to be looked at again. False
-    without O(journal_size).
-  returned: when O(state=present)
-  type: bool
+    The deployment, as M(capsule.opstage.deployment_info) returns it, with all that it returns besides:
+    RV(capsule.opstage.deployment_info#module:newest_recovery_point),
+    RV(capsule.opstage.deployment_info#module:last_upgrade) and
+    RV(capsule.opstage.deployment_info#module:unfinished_operation) among them.
+  returned: when O(state=present), without O(project)
+  type: dict
 released:
   description: Whether the lock was held with the token, and is free now.
   returned: when O(state=absent)
@@ -148,94 +137,62 @@ import dataclasses
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import (
-    DeploymentLockError,
-    LockHeldError,
-    as_process,
-    release_lock,
-    require_free,
-    take_lock,
-)
-from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
-from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
-    JournalError,
-    journal_path,
-    journal_size,
-    state_folder,
-)
-from ansible_collections.capsule.opstage.plugins.module_utils.rehearsal_containers import remove_rehearsals
+from ansible_collections.capsule.opstage.plugins.module_utils.deployment_claim import CLAIMANT, Claim, take
+from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import LockHeldError, release_lock
+from ansible_collections.capsule.opstage.plugins.module_utils.host_discovery import DISCOVERY_ERRORS, Search, discover
+from ansible_collections.capsule.opstage.plugins.module_utils.journal import state_folder
+
+SEARCH = ("project_dir", "service", "url", "ca_file", "root", "require_data")
 
 
 def main() -> None:
     """Take the lock or let it go."""
     module = AnsibleModule(
         argument_spec={
-            "project": {"type": "str", "required": True},
+            "project": {"type": "str"},
             "state": {"type": "str", "default": "present", "choices": ["present", "absent"]},
             "operation": {"type": "str"},
             "token": {"type": "str", "no_log": False},
             "take_over": {"type": "str"},
-            "journal_size": {"type": "int"},
-            "claimant": {
-                "type": "dict",
-                "default": {},
-                "options": {
-                    "user": {"type": "str", "default": "unknown"},
-                    "host": {"type": "str", "default": "unknown"},
-                    "process": {"type": "dict"},
-                },
-            },
+            "claimant": CLAIMANT,
+            "project_dir": {"type": "path"},
+            "service": {"type": "str"},
+            "url": {"type": "str"},
+            "ca_file": {"type": "path"},
+            "root": {"type": "path", "default": "/var/backups/opstage"},
+            "require_data": {"type": "bool", "default": True},
         },
-        required_if=[("state", "present", ("operation",)), ("state", "absent", ("token",))],
+        required_if=[("state", "present", ("operation",)), ("state", "absent", ("project", "token"))],
         supports_check_mode=True,
     )
     try:
-        module.exit_json(**_result(module))
+        module.exit_json(changed=False, **_result(module))
     except LockHeldError as error:
         module.fail_json(msg=str(error), holder=dataclasses.asdict(error.holder))
-    except (DeploymentLockError, JournalError) as error:
+    except DISCOVERY_ERRORS as error:
         module.fail_json(msg=str(error))
 
 
-def _result(module: AnsibleModule) -> dict[str, object]:
-    parameters, claimant = module.params, module.params["claimant"]
-    folder = state_folder(parameters["project"])
-    if parameters["state"] == "absent":
-        return {"changed": False, "released": not module.check_mode and release_lock(folder, parameters["token"])}
-    process = as_process(claimant.get("process"))
-    if module.check_mode:
-        require_free(folder, process, parameters["take_over"])
-        return {"changed": False, "token": "", "taken_over": None, "stale": _is_stale(parameters)}
-    holder, previous = take_lock(
-        folder,
-        parameters["operation"],
-        claimant.get("user", "unknown"),
-        claimant.get("host", "unknown"),
-        process,
-        parameters["take_over"],
-    )
-    if previous is not None:
-        module.warn(f"The lock was taken over from an operation that has ended: {previous}.")
-        _remove_rehearsals(module)
-    return {
-        "changed": False,
-        "token": holder.token,
-        "taken_over": None if previous is None else dataclasses.asdict(previous),
-        "stale": _is_stale(parameters),
-    }
-
-
-def _remove_rehearsals(module: AnsibleModule) -> None:
-    """Remove what a rehearsal of the dead operation left running."""
+def _result(module: AnsibleModule) -> dict[str, Any]:
+    options = module.params
+    if options["state"] == "absent":
+        folder = state_folder(options["project"])
+        return {"released": not module.check_mode and release_lock(folder, options["token"])}
+    claim = Claim.of(options["operation"], options["claimant"], options["take_over"])
+    if options["project"] is not None:
+        return take(options["project"], claim, module.warn, module.check_mode)
+    search = Search(**{name: options[name] for name in SEARCH})
+    found = discover(search, module.warn)
+    taken = take(found.project, claim, module.warn, module.check_mode)
     try:
-        remove_rehearsals(module.params["project"])
-    except DockerError as error:
-        module.warn(f"What a rehearsal may have left running could not be removed: {error}")
-
-
-def _is_stale(parameters: dict[str, Any]) -> bool:
-    expected = parameters["journal_size"]
-    return expected is not None and expected != journal_size(journal_path(parameters["project"]))
+        # Another operation may have ended between the two.
+        if found.is_outdated():
+            found = discover(search, module.warn)
+    except BaseException:
+        if not module.check_mode:
+            release_lock(state_folder(found.project), taken["token"])
+        raise
+    return {**found.fields, **taken}
 
 
 if __name__ == "__main__":

@@ -46,21 +46,10 @@ options:
   method:
     description:
       - How the database is copied. Recorded in the manifest.
-      - With V(online) and V(offline) it is read on the host, where the service is running or has been stopped for it.
-      - With V(api) the service makes the copy, as its console's download does, and audits that. The service must be
-        running, and the host need not see its data.
-      - The copy that the service keeps of that for itself is removed, if the host sees its folder.
+      - It is read on the host, with V(online) while the service may be running, with V(offline) once it was stopped.
     type: str
     default: online
-    choices: [online, offline, api]
-  username:
-    description: Name of an owner's account, for O(method=api).
-    type: str
-  password:
-    description:
-      - Its password.
-      - Sent as it is where the address of the service begins with V(http://).
-    type: str
+    choices: [online, offline]
   recipients:
     description:
       - Public keys of age (C(age1…)) or OpenSSH (C(ssh-ed25519 …), C(ssh-rsa …)). Once it is verified, the copy and the
@@ -78,6 +67,7 @@ options:
     type: bool
     default: false
 seealso:
+  - module: capsule.opstage.deployment_backup
   - module: capsule.opstage.recovery_point_info
   - module: capsule.opstage.sqlite_backup
 """
@@ -90,13 +80,6 @@ EXAMPLES = r"""
 - name: Make a recovery point
   capsule.opstage.recovery_point:
     deployment: "{{ found.deployment }}"
-
-- name: Have the service make the copy
-  capsule.opstage.recovery_point:
-    deployment: "{{ found.deployment }}"
-    method: api
-    username: admin
-    password: "{{ vault_opstage_password }}"
 """
 
 RETURN = r"""
@@ -126,10 +109,8 @@ damage:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.collection import VERSION
-from ansible_collections.capsule.opstage.plugins.module_utils.console_backup import ConsoleBackup
 from ansible_collections.capsule.opstage.plugins.module_utils.durable_files import PrivateFolderError
-from ansible_collections.capsule.opstage.plugins.module_utils.manifest import METHODS, REASONS
-from ansible_collections.capsule.opstage.plugins.module_utils.opstage_session import Account, OpstageSessionError
+from ansible_collections.capsule.opstage.plugins.module_utils.manifest import REASONS
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPointError,
@@ -141,20 +122,6 @@ from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot im
 NOTHING_LEFT = "No recovery point was made, and nothing is left of it: {}"
 
 
-def find_way(module: AnsibleModule) -> ConsoleBackup | None:
-    """How the copy is obtained, None for the usual way; ends the module where it cannot be."""
-    options = module.params
-    if options["method"] != "api":
-        return None
-    if not (options["username"] and options["password"]):
-        module.fail_json(
-            msg="The method api needs the username and the password of an owner: set opstage_admin_username and "
-            "opstage_admin_password."
-        )
-    account = Account(options["username"], options["password"])
-    return ConsoleBackup(options["deployment"], account, module.warn)
-
-
 def main() -> None:
     """Make one recovery point."""
     module = AnsibleModule(
@@ -162,16 +129,13 @@ def main() -> None:
             "deployment": {"type": "dict", "required": True},
             "root": {"type": "path", "default": "/var/backups/opstage"},
             "reason": {"type": "str", "default": "manual", "choices": list(REASONS)},
-            "method": {"type": "str", "default": "online", "choices": list(METHODS)},
-            "username": {"type": "str"},
-            "password": {"type": "str", "no_log": True},
+            "method": {"type": "str", "default": "online", "choices": ["online", "offline"]},
             "recipients": {"type": "list", "elements": "str", "default": []},
             "allow_damaged": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
         },
         supports_check_mode=True,
     )
-    obtain = find_way(module)
     if module.check_mode:
         module.exit_json(changed=True)
     parameters = module.params
@@ -185,13 +149,12 @@ def main() -> None:
                 VERSION,
                 progress=progress,
                 recipients=parameters["recipients"],
-                obtain=obtain,
             )
     except SnapshotError as error:
         if not (parameters["allow_damaged"] and error.reason in DAMAGE):
             module.fail_json(msg=NOTHING_LEFT.format(error))
         module.exit_json(changed=False, damage=str(error))
-    except (OpstageSessionError, RecoveryPointError, PrivateFolderError, OSError) as error:
+    except (RecoveryPointError, PrivateFolderError, OSError) as error:
         module.fail_json(msg=NOTHING_LEFT.format(error))
     module.exit_json(
         changed=True,

@@ -169,10 +169,10 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.journal import JournalError
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPointError
 from ansible_collections.capsule.opstage.plugins.module_utils.retention import (
-    Decision,
     RemovalError,
     RetentionError,
     apply_retention,
+    described,
     parse_policy,
 )
 
@@ -186,16 +186,6 @@ POLICY = {
     "yearly": COUNT,
     "within": {"type": "str"},
 }
-
-
-def returned(decisions: list[Decision]) -> list[dict[str, object]]:
-    """Return decisions as the module gives them."""
-    return [{"id": decision.id, "reasons": list(decision.reasons)} for decision in decisions]
-
-
-def lines(decisions: list[Decision]) -> str:
-    """Return one line for each decision."""
-    return "".join(f"{decision.id}: {', '.join(decision.reasons)}\n" for decision in decisions)
 
 
 def main() -> None:
@@ -225,15 +215,14 @@ def main() -> None:
         module.fail_json(msg=str(error))
     except (RetentionError, RecoveryPointError, JournalError, OSError) as error:
         module.fail_json(msg=f"{error} Nothing was removed.")
-    for decision in retention.kept:
-        if not decision.counted:
-            module.warn(f"{decision.id} is kept, but not counted: {', '.join(decision.reasons)}")
+    for warning in retention.warnings:
+        module.warn(warning)
     module.exit_json(
         changed=bool(retention.removed),
-        kept=returned(retention.kept),
-        removed=returned(retention.removed),
+        kept=described(retention.kept),
+        removed=described(retention.removed),
         freed=retention.freed,
-        diff={"before": lines(retention.decisions), "after": lines(retention.kept)},
+        diff=retention.diff,
     )
 
 

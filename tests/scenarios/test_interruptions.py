@@ -19,7 +19,7 @@ SAMPLE = (
     "host/upgrade:Switch | Stop~2.4s+registry",
     "create:At rest | Make a recovery point",
     "connection/restore:Put in place | Replace the database",
-    "backup:Offline | Make a recovery point",
+    "backup:At rest | Make a recovery point",
     "rollback:Stop, keep what is there~0.9s",
     "host/rollback:Stop, keep what is there~1.8s",
 )

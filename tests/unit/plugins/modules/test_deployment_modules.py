@@ -18,6 +18,7 @@ from ansible.module_utils.testing import patch_module_args
 from ansible_collections.capsule.opstage.plugins.module_utils import host_registry, journal, upgrade_preflight
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import find_process
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_registry import EngineSettings, RemoteImage
+from ansible_collections.capsule.opstage.plugins.modules import deployment_lock
 from console_testing import PASSWORD, USERNAME, Console, PrivateAuthority, serving_console
 from opstage_testing import (
     RecordedDocker,
@@ -99,17 +100,43 @@ def test_deployment_and_journal(deployment: dict[str, Any], run: Run, state: Pat
     assert (done["unfinished_operation"], done["last_upgrade"]) == (None, finished["entry"])
 
 
-def test_who_looked_before_another_operation_ended_looks_again(deployment: dict[str, Any], run: Run) -> None:
-    options = {"project": "opstage", "operation": "upgrade", "claimant": CLAIMANT}
-    looked = run("deployment_info")["journal_size"]
-    lock = run("deployment_lock", journal_size=looked, **options)
-    assert not lock["stale"]
-    run("journal_entry", project="opstage", lock=lock["token"], operation="upgrade", status="finished")
-    run("deployment_lock", project="opstage", state="absent", token=lock["token"])
-    for check_mode in (True, False):
-        assert run("deployment_lock", check_mode=check_mode, journal_size=looked, **options)["stale"]
-    assert not run("deployment_lock", journal_size=run("deployment_info")["journal_size"], **options)["stale"]
-    assert not run("deployment_lock", **options)["stale"]
+def test_who_takes_the_lock_learns_what_there_is(deployment: dict[str, Any], run: Run) -> None:
+    options = {"operation": "upgrade", "claimant": CLAIMANT}
+    taken = run("deployment_lock", **options)
+    assert taken["deployment"] == deployment
+    held = run("deployment_lock", operation="backup", claimant={"user": "other", "host": "elsewhere"})
+    assert held["holder"]["operation"] == "upgrade"
+    run("journal_entry", project="opstage", lock=taken["token"], operation="upgrade", status="finished")
+    assert run("deployment_lock", project="opstage", state="absent", token=taken["token"])["released"]
+    again = run("deployment_lock", check_mode=True, **options)
+    assert (again["last_upgrade"]["status"], again["token"]) == ("finished", "")
+
+
+def test_who_looked_before_another_operation_ended_looks_again(
+    deployment: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = deployment_lock.take
+
+    def take_late(project: str, *arguments: object, **named: object) -> dict[str, Any]:
+        journal.append_entry(journal.journal_path(project), "upgrade", "finished", "1", {"target": {"tag": "0.3.0"}})
+        return dict(take(project, *arguments, **named))
+
+    monkeypatch.setattr(deployment_lock, "take", take_late)
+    assert run("deployment_lock", operation="backup")["last_upgrade"]["run"] == "1"
+
+
+def test_who_cannot_look_again_does_not_keep_the_lock(
+    deployment: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch, state: Path
+) -> None:
+    take = deployment_lock.take
+
+    def take_late(project: str, *arguments: object, **named: object) -> dict[str, Any]:
+        (state / "opstage" / "journal.jsonl").mkdir(parents=True)
+        return dict(take(project, *arguments, **named))
+
+    monkeypatch.setattr(deployment_lock, "take", take_late)
+    assert "cannot be read" in run("deployment_lock", operation="backup")["msg"]
+    assert not (state / "opstage" / "lock.json").exists()
 
 
 @pytest.mark.parametrize("status", ["started", "step"])
