@@ -16,7 +16,6 @@ options:
   claimant:
     description: Who asks; filled in by the action plugin.
     type: dict
-    default: {}
     suboptions:
       user:
         description: Name of the user.

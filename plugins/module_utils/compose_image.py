@@ -119,14 +119,35 @@ class _Edit:
         return f"{head}{self.replacement}{tail}"
 
 
+@dataclass(frozen=True)
+class ProvenPin:
+    """A change of the image that Compose was asked about and that is not yet made; `result` is what it will be."""
+
+    result: PinResult
+    _edit: _Edit
+
+    def publish(self) -> None:
+        """Make it. Raises ComposeImageError, also where somebody else has changed the file; then it stays as it is."""
+        if self.result.changed:
+            with _temporary_copy(self._edit.file, self._edit.data()) as path:
+                _publish(path, self._edit.file)
+
+
 def pin_image(
     project: ComposeProject, service: str, tag: str, digest: str | None = None, check_mode: bool = False
 ) -> PinResult:
-    """Make `service` run the image of `tag`, and of `digest` where one is given.
+    """Do what prove_pin says, and make the change unless in check mode."""
+    pin = prove_pin(project, service, tag, digest)
+    if not check_mode:
+        pin.publish()
+    return pin.result
+
+
+def prove_pin(project: ComposeProject, service: str, tag: str, digest: str | None = None) -> ProvenPin:
+    """See how to make `service` run the image of `tag`, and of `digest` where one is given; nothing is changed.
 
     A digest in the present reference is replaced by `digest`, or removed where none is given: the engine would go on
-    running the old image for it, whatever the tag. In check mode everything is done but the last step. Raises
-    ComposeImageError, and leaves every file as it was, when the edit cannot be made or proven.
+    running the old image for it, whatever the tag. Raises ComposeImageError when the edit cannot be made or proven.
     """
     _validate(tag, digest)
     compose_files, env_files = _read_project(project)
@@ -144,9 +165,7 @@ def pin_image(
         _refuse_extended(edit.file, compose_files, project)
         with _temporary_copy(edit.file, edit.data()) as path:
             _prove(project, edit, path, (compose_files, env_files), expected)
-            if not check_mode:
-                _publish(path, edit.file)
-    return _result(edit, present, wanted)
+    return ProvenPin(_result(edit, present, wanted), edit)
 
 
 def _result(edit: _Edit, present: ImageReference, wanted: ImageReference) -> PinResult:

@@ -9,7 +9,7 @@ import contextlib
 import re
 from typing import Any, Mapping, Sequence
 
-from .docker_command import DockerError, inspect, run_docker
+from .docker_command import PULL_TIMEOUT, DockerError, find_image_id, inspect, run_docker
 from .lost_port import free_lost_port
 
 STOP_TIMEOUT = 120.0
@@ -42,6 +42,16 @@ def start_service(deployment: Mapping[str, Any], overrides: Sequence[str] = (), 
         if not (free_lost_port(error) or _remove_unfinished_container(error)):
             raise
         run_docker(command, START_TIMEOUT)
+
+
+def pull_image(deployment: Mapping[str, Any], override: str, image: str) -> bool:
+    """Pull `image`, which the Compose file `override` gives the service; whether it was another one here before.
+
+    Raises DockerError.
+    """
+    before = find_image_id(image)
+    run_docker([*_project(deployment, [override]), "pull", "--quiet", deployment["service"]], PULL_TIMEOUT)
+    return before is None or find_image_id(image) != before
 
 
 def _remove_unfinished_container(error: DockerError) -> bool:

@@ -15,7 +15,6 @@ from .rehearsal_containers import remove_rehearsals
 
 CLAIMANT = {
     "type": "dict",
-    "default": {},
     "options": {
         "user": {"type": "str", "default": "unknown"},
         "host": {"type": "str", "default": "unknown"},
@@ -40,10 +39,11 @@ class Claim:
     token: str | None = None
 
     @classmethod
-    def of(cls, operation: str, claimant: Mapping[str, Any], gone: str | None) -> Claim:
+    def of(cls, operation: str, claimant: Mapping[str, Any] | None, gone: str | None) -> Claim:
         """The claim of who is described as in CLAIMANT. Raises DeploymentLockError."""
-        user, host = claimant.get("user", "unknown"), claimant.get("host", "unknown")
-        return cls(operation, user, host, as_process(claimant.get("process")), gone, claimant.get("token"))
+        known = claimant or {}
+        user, host = known.get("user", "unknown"), known.get("host", "unknown")
+        return cls(operation, user, host, as_process(known.get("process")), gone, known.get("token"))
 
 
 def take(project: str, claim: Claim, warn: Warn, check_mode: bool = False) -> dict[str, Any]:

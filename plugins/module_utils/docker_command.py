@@ -72,11 +72,11 @@ def give_tag_back(reference: str, image_id: str, digest: str | None, check: bool
     A tag moves when somebody pulls another image under it. Where the image is not on the host, it is pulled by its
     `digest` in the repository of `reference`. `check` only says whether. Raises DockerError.
     """
-    if _image_id(reference) == image_id:
+    if find_image_id(reference) == image_id:
         return False
     if check:
         return True
-    if _image_id(image_id) is None:
+    if find_image_id(image_id) is None:
         if digest is None:
             raise DockerError(
                 f"{reference} named the image {image_id}, which is not on this host any more, and no registry is known "
@@ -87,8 +87,8 @@ def give_tag_back(reference: str, image_id: str, digest: str | None, check: bool
     return True
 
 
-def _image_id(name: str) -> str | None:
-    """The id of the image that has this name or id here; None where there is none."""
+def find_image_id(name: str) -> str | None:
+    """Return the id of the image that has this name or id here; None where there is none."""
     try:
         return str(inspect("image", [name])[0]["Id"])
     except DockerError:

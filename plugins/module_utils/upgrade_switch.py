@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
-from .compose_image import ComposeProject, PinResult, pin_image
+from .compose_image import ComposeProject, ProvenPin, prove_pin
 from .compose_service import has_served, start_service, stop_service
 from .deployment import DiscoveryError, describe_container, find_container, name_of
 from .diagnostics import DiagnosticsError, require_version_in
@@ -99,20 +99,23 @@ class Switched:
     changes: dict[str, Change | None]
 
 
-def switch(wanted: Switch) -> Switched:
+def switch(wanted: Switch, publish_pin: Callable[[], None]) -> Switched:
     """Stop the service, have a recovery point of every acknowledged write, start the target version, and verify it.
+
+    `publish_pin` makes the change that prove_target has proven.
 
     First where no client reaches it: its migrations run there, and what fails there loses no write. It is rolled back
     at once then, whether the controller is still there or not. Raises SwitchError.
     """
-    return _Run(wanted).run()
+    return _Run(wanted, publish_pin).run()
 
 
 class _Run:
     """One switch; ``_left`` is what is to be done when it fails now."""
 
-    def __init__(self, wanted: Switch) -> None:
+    def __init__(self, wanted: Switch, publish_pin: Callable[[], None]) -> None:
         self._wanted = wanted
+        self._publish_pin = publish_pin
         self._deployment = wanted.deployment
         self._folder = ""
         self._left = "nothing"
@@ -137,7 +140,7 @@ class _Run:
             point.keep_project_files()
             self._record.write("started", self._start_again())
             self._left = "start"
-            pin_target(wanted)
+            self._publish_pin()
             stopped = time.monotonic()
             stop_service(self._deployment)
             point.take()
@@ -239,8 +242,7 @@ class _Run:
             return False
 
 
-def pin_target(wanted: Switch, check_mode: bool = False) -> PinResult:
-    """Have the project's files name the target's image; in check mode only say how. Raises ComposeImageError."""
+def prove_target(wanted: Switch) -> ProvenPin:
+    """See how the project's files are made to name the target's image. Raises ComposeImageError."""
     deployment, target = wanted.deployment, wanted.target
-    project = ComposeProject.of(deployment)
-    return pin_image(project, deployment["service"], target["tag"], target["digest"], check_mode)
+    return prove_pin(ComposeProject.of(deployment), deployment["service"], target["tag"], target["digest"])

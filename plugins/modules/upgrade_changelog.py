@@ -13,20 +13,34 @@ description:
   - Finds the changelog of each version after the current one, up to the target, and returns all of it as one text.
   - A version without a changelog is said to have none; that is no failure. It is one where nothing could be learned of
     any version, because there is no such folder, or the server cannot be reached.
-  - Run it on the controller, with C(delegate_to=localhost) and without C(become).
+  - Runs on the controller, whatever it is delegated to.
 author:
   - The capsule.opstage contributors (@capsule-opstage)
 extends_documentation_fragment:
   - ansible.builtin.action_common_attributes
+  - ansible.builtin.action_common_attributes.conn
+  - ansible.builtin.action_common_attributes.flow
 attributes:
+  action:
+    support: full
+  async:
+    support: none
+  become:
+    support: none
+  bypass_host_loop:
+    support: none
   check_mode:
     support: full
     details:
       - This module changes nothing.
+  connection:
+    support: none
+  delegation:
+    support: none
   diff_mode:
     support: none
   platform:
-    platforms: posix
+    platforms: all
 options:
   versions:
     description:
@@ -61,8 +75,6 @@ EXAMPLES = r"""
     versions:
       - 0.3.0
       - 0.4.0
-  delegate_to: localhost
-  become: false
   register: changes
 
 - name: Show it
@@ -74,8 +86,6 @@ EXAMPLES = r"""
     versions:
       - 0.3.0
     source: "{{ playbook_dir }}/changelogs"
-  delegate_to: localhost
-  become: false
 """
 
 RETURN = r"""
@@ -110,41 +120,19 @@ text:
   type: str
 """
 
-from dataclasses import asdict
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.capsule.opstage.plugins.module_utils.changelogs import (
-    ChangelogError,
-    describe_changelogs,
-    read_changelogs,
-)
-from ansible_collections.capsule.opstage.plugins.module_utils.semantic_version import VersionError
+
+ARGUMENT_SPEC = {
+    "versions": {"type": "list", "elements": "str", "required": True},
+    "current": {"type": "str"},
+    "source": {"type": "str", "no_log": True},
+}
 
 
 def main() -> None:
-    """Return the changelogs, or fail where nothing could be learned."""
-    module = AnsibleModule(
-        argument_spec={
-            "versions": {"type": "list", "elements": "str", "required": True},
-            "current": {"type": "str"},
-            "source": {"type": "str", "no_log": True},
-        },
-        supports_check_mode=True,
-    )
-    options = module.params
-    # It may hold a password: it is in no log and not repeated; results have it without, and are not to be censored.
-    source = options.pop("source")
-    module.no_log_values.clear()
-    try:
-        changelogs = read_changelogs(options["versions"], source, options["current"])
-    except (ChangelogError, VersionError) as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(
-        changed=False,
-        changelogs=[asdict(changelog) for changelog in changelogs],
-        missing=[changelog.version for changelog in changelogs if not changelog.found],
-        text=describe_changelogs(changelogs),
-    )
+    """Say that this is the work of the action plugin of the same name, which is spared a process on the controller."""
+    module = AnsibleModule(argument_spec=ARGUMENT_SPEC, supports_check_mode=True)
+    module.fail_json(msg="capsule.opstage.upgrade_changelog runs on the controller, in a play: see its documentation.")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ options:
     required: true
     suboptions: *serve
   isolation:
-    description: The Compose file that takes the service's networks away, see M(capsule.opstage.compose_overrides).
+    description: The Compose file that takes the service's networks away, see M(capsule.opstage.upgrade_pull).
     type: path
     required: true
   timeout:
@@ -92,35 +92,34 @@ options:
   password:
     description: Its password. Required together with O(username).
     type: str
+  release:
+    description: Whether the lock is let go once the target version serves, since nothing else is done under it.
+    type: bool
+    default: false
 seealso:
   - module: capsule.opstage.upgrade_rehearsal
 """
 
 EXAMPLES = r"""
-- name: Find the deployment
-  capsule.opstage.deployment_info:
+- name: Find the deployment and take its lock
+  capsule.opstage.deployment_lock:
+    operation: upgrade
   register: found
 
-- name: Take its lock
-  capsule.opstage.deployment_lock:
-    project: "{{ found.deployment.project }}"
-    operation: upgrade
-  register: lock
-
-- name: Write the override files
-  capsule.opstage.compose_overrides:
-    project: "{{ found.deployment.project }}"
-    service: "{{ found.deployment.service }}"
+- name: Pull the image of the target version
+  capsule.opstage.upgrade_pull:
+    deployment: "{{ found.deployment }}"
     image: ghcr.io/xtrape-com/xtrape-capsule-ce:0.3.0
-  register: overrides
+  register: pulled
 
-- name: Switch to the version whose image was pulled before
+- name: Switch to that version
   capsule.opstage.upgrade_switch:
     deployment: "{{ found.deployment }}"
     source: {version: 0.2.0, tag: 0.2.0}
     target: {version: 0.3.0, tag: 0.3.0}
-    lock: "{{ lock.token }}"
-    isolation: "{{ overrides.isolation }}"
+    lock: "{{ found.token }}"
+    isolation: "{{ pulled.isolation }}"
+    release: true
 """
 
 RETURN = r"""
@@ -139,6 +138,10 @@ version:
   returned: success, not in check mode
   type: str
   sample: 0.3.0
+released:
+  description: The token of the lock, where it was let go; null where it was not.
+  returned: success, not in check mode
+  type: str
 changes:
   description: What the migrations, and clients since, changed in the data, as M(capsule.opstage.recovery_point_changes)
     returns it.
@@ -174,8 +177,14 @@ container_logs:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.collection import VERSION
 from ansible_collections.capsule.opstage.plugins.module_utils.compose_image import ComposeImageError
+from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import DeploymentLockError, release_lock
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
-from ansible_collections.capsule.opstage.plugins.module_utils.journal import SERVED, without_empty_text
+from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
+    SERVED,
+    JournalError,
+    state_folder,
+    without_empty_text,
+)
 from ansible_collections.capsule.opstage.plugins.module_utils.kept_image import keep_image
 from ansible_collections.capsule.opstage.plugins.module_utils.opstage_session import Account
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
@@ -183,7 +192,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_changes imp
 from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_switch import (
     Switch,
     SwitchError,
-    pin_target,
+    prove_target,
     switch,
 )
 
@@ -206,13 +215,14 @@ def main() -> None:
             "details": {"type": "dict", "default": {}},
             "username": {"type": "str"},
             "password": {"type": "str", "no_log": True},
+            "release": {"type": "bool", "default": False},
             "progress_file": {"type": "path"},
         },
         required_together=[("username", "password")],
         supports_check_mode=True,
     )
     options = dict(module.params)
-    progress_file = options.pop("progress_file")
+    progress_file, release = options.pop("progress_file"), options.pop("release")
     options.update({name: without_empty_text(options[name]) for name in ("source", "target", "details")})
     username, password = options.pop("username"), options.pop("password")
     account = None if username is None else Account(username, password)
@@ -220,9 +230,10 @@ def main() -> None:
         wanted = Switch(**options, collection_version=VERSION, progress=progress, account=account)
         try:
             # Tried before anything is touched; in check mode that is all.
-            pin = pin_target(wanted, check_mode=True)
+            proven = prove_target(wanted)
         except ComposeImageError as error:
             module.fail_json(msg=str(error), left="nothing", container_logs=[])
+        pin = proven.result
         diff = {
             "before_header": f"{pin.file}:{pin.line}",
             "after_header": f"{pin.file}:{pin.line}",
@@ -232,7 +243,7 @@ def main() -> None:
         if module.check_mode:
             module.exit_json(changed=True, diff=diff)
         try:
-            switched = switch(wanted)
+            switched = switch(wanted, proven.publish)
         except SwitchError as error:
             point = None if error.point is None else error.point.path
             module.fail_json(msg=str(error), left=error.left, container_logs=error.logs, point=point)
@@ -242,6 +253,7 @@ def main() -> None:
         module.warn(f"The image of the previous version is not kept from `docker image prune --all`: {error}")
     module.exit_json(
         changed=True,
+        released=_release(options["deployment"]["project"], options["lock"]) if release else None,
         diff=diff,
         path=switched.point.path,
         downtime=round(switched.downtime, 3),
@@ -249,6 +261,14 @@ def main() -> None:
         changes=switched.changes,
         summary=describe_changes(switched.changes),
     )
+
+
+def _release(project: str, token: str) -> str | None:
+    """Let the lock go; its token if that was done. Where it was not, whoever took it is told when he tries himself."""
+    try:
+        return token if release_lock(state_folder(project), token) else None
+    except (DeploymentLockError, JournalError):
+        return None
 
 
 if __name__ == "__main__":

@@ -58,6 +58,9 @@ class Engine:
         self.step("healthy alone" if isolated else "healthy")
         return Readiness("UP", "0.3.0", "ce", 0.5)
 
+    def pin(self) -> None:
+        self.step("pin")
+
     def pinned(self, tag: str) -> SimpleNamespace:
         self.step(f"back: pin {tag}")
         return SimpleNamespace(image=f"repo:{tag}")
@@ -113,7 +116,6 @@ def engine(wanted: Switch, monkeypatch: pytest.MonkeyPatch) -> Engine:
     made.does["stop"] = lambda: made.write("INSERT INTO entries VALUES (21, 'written last')")
     replacements: dict[str, Any] = {
         "run_docker": lambda arguments: made.step(" ".join(arguments)),
-        "pin_target": lambda _wanted: made.step("pin"),
         "stop_service": lambda _deployment: made.step("stop"),
         "start_service": lambda _deployment, overrides: made.step(f"start {' '.join(overrides)}".strip()),
         "find_container": lambda *_names: "opstage-web-1",
@@ -155,9 +157,9 @@ def raising(error: Exception) -> Callable[[], None]:
     return fail
 
 
-def failed(wanted: Switch) -> SwitchError:
+def failed(wanted: Switch, engine: Engine) -> SwitchError:
     with pytest.raises(SwitchError) as caught:
-        switch(wanted)
+        switch(wanted, engine.pin)
     return caught.value
 
 
@@ -167,7 +169,7 @@ def test_a_switch(wanted: Switch, engine: Engine) -> None:
         before = engine.does.get(step, lambda: None)
         engine.does[step] = lambda step=step, before=before: (recorded.update({step: entries()[-1]}), before())
     engine.does["healthy"] = lambda: engine.write("INSERT INTO entries VALUES (22, 'after')")
-    switched = switch(wanted)
+    switched = switch(wanted, engine.pin)
     assert engine.asked == [
         f"tag repo@{TARGET['digest']} repo:0.3.0",
         *("pin", "stop", "start /state/isolation.yml", "healthy alone", "start", "healthy"),
@@ -198,20 +200,20 @@ def test_a_switch(wanted: Switch, engine: Engine) -> None:
 def test_a_long_rehearsal_is_a_longer_timeout(
     wanted: Switch, engine: Engine, rehearsal: float | None, expected: float
 ) -> None:
-    switch(dataclasses.replace(wanted, rehearsal_seconds=rehearsal))
+    switch(dataclasses.replace(wanted, rehearsal_seconds=rehearsal), engine.pin)
     assert engine.timeouts == [expected, expected]
 
 
 def test_a_database_that_cannot_be_copied_changes_nothing(wanted: Switch, engine: Engine) -> None:
     engine.database.write_bytes(b"no database")
-    error = failed(wanted)
+    error = failed(wanted, engine)
     assert (error.left, error.point, engine.asked[1:], entries()) == ("nothing", None, [], [])
 
 
 @pytest.mark.parametrize("step", ["pin", "stop"])
 def test_before_the_copy_is_taken_the_old_version_is_started_again(wanted: Switch, engine: Engine, step: str) -> None:
     engine.does[step] = raising(ComposeImageError("not this one"))
-    error = failed(wanted)
+    error = failed(wanted, engine)
     assert (error.left, error.point, str(error)) == ("started", None, "not this one")
     assert engine.asked[-4:] == STARTED_AGAIN
     assert (entries()[-1]["status"], entries()[-1]["cause"]) == ("failed", "not this one")
@@ -228,7 +230,7 @@ def test_before_clients_are_let_in_the_copy_is_put_back(wanted: Switch, engine: 
     recorded: list[dict[str, Any]] = []
     for later in ("back: stop", "back: pin 0.2.0"):
         engine.does[later] = lambda: recorded.append(entries()[-1]["left"])
-    error = failed(wanted)
+    error = failed(wanted, engine)
     assert (error.left, error.logs, str(error)) == ("replaced", ["its last words"], "not healthy")
     assert error.point is not None
     assert engine.asked[-5:] == ["back: stop", *STARTED_AGAIN]
@@ -247,7 +249,7 @@ def test_before_clients_are_let_in_the_copy_is_put_back(wanted: Switch, engine: 
 def test_what_fails_on_the_way_back_is_for_the_next_run(wanted: Switch, engine: Engine, step: str) -> None:
     engine.does["healthy alone"] = raising(NotReadyError("not healthy", []))
     engine.does[step] = raising(DockerError("the Engine is gone"))
-    error = failed(wanted)
+    error = failed(wanted, engine)
     assert (error.left, error.point is not None) == ("later", True)
     assert str(error) == "not healthy Then, on the way back: the Engine is gone"
     unfinished = find_unfinished(entries())
@@ -257,7 +259,7 @@ def test_what_fails_on_the_way_back_is_for_the_next_run(wanted: Switch, engine: 
 
 def test_with_an_account_diagnostics_are_looked_at_before_clients_are_let_in(wanted: Switch, engine: Engine) -> None:
     with_account = dataclasses.replace(wanted, account=Account("admin", "correct-horse-battery"))
-    switch(with_account)
+    switch(with_account, engine.pin)
     look = "diagnostics opstage-web-1 admin 0.3.0"
     assert engine.asked[3:] == ["start /state/isolation.yml", "healthy alone", look, "start", "healthy"]
     assert "correct-horse-battery" not in str(entries()) + repr(with_account)
@@ -265,21 +267,21 @@ def test_with_an_account_diagnostics_are_looked_at_before_clients_are_let_in(wan
 
 def test_another_version_in_diagnostics_is_rolled_back(wanted: Switch, engine: Engine) -> None:
     engine.does["diagnostics opstage-web-1 admin 0.3.0"] = raising(DiagnosticsError("another version"))
-    error = failed(dataclasses.replace(wanted, account=Account("admin", "correct-horse-battery")))
+    error = failed(dataclasses.replace(wanted, account=Account("admin", "correct-horse-battery")), engine)
     assert (error.left, str(error), "start" in engine.asked) == ("replaced", "another version", False)
 
 
 def test_clients_who_could_not_come_in_wrote_nothing(wanted: Switch, engine: Engine) -> None:
     engine.does["start"] = raising(DockerError("the port is taken"))
     engine.has_served = False
-    error = failed(wanted)
+    error = failed(wanted, engine)
     assert (error.left, entries()[-1]["status"]) == ("replaced", "failed")
 
 
 @pytest.mark.parametrize("step", ["start", "healthy"])
 def test_what_clients_may_have_written_is_not_undone(wanted: Switch, engine: Engine, step: str) -> None:
     engine.does[step] = raising(NotReadyError("unhealthy now", []))
-    error = failed(wanted)
+    error = failed(wanted, engine)
     assert error.left == "stay"
     assert error.point is not None
     last = entries()[-1]
@@ -300,16 +302,16 @@ def test_without_a_rehearsal_the_data_is_looked_at_before_clients_are_let_in(
     engine.does["start /state/isolation.yml"] = lambda: engine.write(statement)
     unrehearsed = dataclasses.replace(wanted, rehearsal_seconds=None, drops=drops)
     if left is None:
-        switch(unrehearsed)
+        switch(unrehearsed, engine.pin)
         return
-    error = failed(unrehearsed)
+    error = failed(unrehearsed, engine)
     assert (error.left, "start" in engine.asked) == (left, False)
     assert "The migrations drop rows: entries: 6 removed" in str(error)
 
 
 def test_what_the_next_run_is_to_complete(wanted: Switch, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upgrade_switch, "complete_recovery_point", lambda *_arguments: raising(OSError("no room"))())
-    error = failed(wanted)
+    error = failed(wanted, engine)
     assert (error.left, str(error)) == ("later", "no room")
     unfinished = find_unfinished(entries())
     assert unfinished is not None
@@ -318,6 +320,6 @@ def test_what_the_next_run_is_to_complete(wanted: Switch, engine: Engine, monkey
 
 
 def test_a_lost_lock_ends_it_before_anything_is_touched(wanted: Switch, engine: Engine) -> None:
-    error = failed(dataclasses.replace(wanted, lock="somebody else's"))
+    error = failed(dataclasses.replace(wanted, lock="somebody else's"), engine)
     assert (error.left, engine.asked[1:], entries()) == ("nothing", [], [])
     assert "does not hold the lock" in str(error)

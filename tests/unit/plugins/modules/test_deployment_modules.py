@@ -361,14 +361,36 @@ def test_health_over_tls(docker: RecordedDocker, run: Run, tmp_path: Path) -> No
         assert "does not trust" in run("deployment_health", **options)["msg"]
 
 
-def test_overrides(run: Run, state: Path) -> None:
-    options = {"project": "opstage", "service": "web", "image": "repo:0.3.0"}
-    planned = run("compose_overrides", check_mode=True, **options)
-    assert not state.exists()
-    assert run("compose_overrides", **options) == planned
+def test_pull(run: Run, state: Path, deployment: dict[str, Any], docker: RecordedDocker) -> None:
+    docker.says("compose", "")
+    options = {"deployment": deployment, "image": "repo:0.3.0"}
+    asked = docker.calls
+    planned = run("upgrade_pull", check_mode=True, **options)
     assert planned["changed"]
-    assert Path(planned["target_image"]).read_text() == 'services:\n  "web":\n    image: "repo:0.3.0"\n'
-    assert not run("compose_overrides", **options)["changed"]
+    assert docker.calls == asked
+    assert not state.exists()
+    assert run("upgrade_pull", **options) == planned
+    image = state / "opstage" / "target-image.yml"
+    assert image.read_text() == 'services:\n  "published":\n    image: "repo:0.3.0"\n'
+    assert docker.calls[-2].endswith(f"--file {image} pull --quiet published")
+    assert not run("upgrade_pull", **options)["changed"]
+    (docker.folder / "compose").unlink()
+    assert run("upgrade_pull", **options)["msg"].startswith("The image repo:0.3.0 could not be pulled, nothing was")
     (state / "opstage").rename(state / "elsewhere")
     (state / "opstage").symlink_to("elsewhere")
-    assert "cannot be written" in run("compose_overrides", **{**options, "image": "repo:0.4.0"})["msg"]
+    assert "cannot be written" in run("upgrade_pull", **{**options, "image": "repo:0.4.0"})["msg"]
+
+
+def test_rehearsal(run: Run, deployment: dict[str, Any], docker: RecordedDocker, tmp_path: Path) -> None:
+    options = {"deployment": deployment, "image": "repo:0.3.0", "root": str(tmp_path / "backups")}
+    assert run("upgrade_rehearsal", check_mode=True, **options)["changed"]
+    assert not (tmp_path / "backups").exists()
+    # Docker here starts nothing: the recovery point is there already, and stays.
+    failed = run("upgrade_rehearsal", **options)
+    assert failed["msg"].startswith("The rehearsal of repo:0.3.0 failed, nothing was changed: ")
+    assert failed["path"].endswith("-pre-upgrade")
+    assert names_in(tmp_path / "backups" / "opstage") == [Path(failed["path"]).name]
+    Path(deployment["database"]).write_bytes(b"no database" * 1000)
+    failed = run("upgrade_rehearsal", **options)
+    assert failed["msg"].startswith("No recovery point was made, and nothing is left of it: ")
+    assert len(names_in(tmp_path / "backups" / "opstage")) == 1

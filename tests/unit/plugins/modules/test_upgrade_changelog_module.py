@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The thin module around changelogs: what it returns, logs and keeps to itself."""
+"""The action plugin around changelogs: what it returns and what it keeps to itself."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
+from ansible.utils.display import Display
+from ansible_collections.capsule.opstage.plugins.action.upgrade_changelog import ActionModule
 from ansible_collections.capsule.opstage.plugins.modules import upgrade_changelog
 from opstage_testing import serving, unused_url
 
@@ -18,30 +20,23 @@ Run = Callable[..., "dict[str, Any]"]
 
 
 @pytest.fixture
-def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What goes to the system's log."""
-    lines: list[str] = []
-
-    def log(_module: AnsibleModule, msg: str, log_args: dict[str, Any] | None = None) -> None:
-        lines.append(f"{msg} {log_args}")
-
-    monkeypatch.setattr(AnsibleModule, "log", log)
-    return lines
-
-
-@pytest.fixture
-def run(logged: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the module's main() in this process and return what it answers."""
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the action plugin in this process and return what it answers."""
     monkeypatch.setenv("no_proxy", "*")
 
-    def run_module(check_mode: bool = False, **options: object) -> dict[str, Any]:
-        with patch_module_args({**options, "_ansible_check_mode": check_mode}), pytest.raises(SystemExit) as ended:
-            upgrade_changelog.main()
-        result: dict[str, Any] = json.loads(capsys.readouterr().out)
-        assert bool(result.get("failed")) == bool(ended.value.code)
-        return result
+    def run_action(check_mode: bool = False, **options: object) -> dict[str, Any]:
+        task = SimpleNamespace(args=options, check_mode=check_mode, async_val=0, action="upgrade_changelog", diff=False)
+        connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/nowhere"))
+        action = ActionModule(task, connection, SimpleNamespace(), None, None, None)
+        return action.run(None, {})
 
-    return run_module
+    return run_action
+
+
+def test_it_is_none_for_a_host(capsys: pytest.CaptureFixture[str]) -> None:
+    with patch_module_args({"versions": []}), pytest.raises(SystemExit):
+        upgrade_changelog.main()
+    assert "runs on the controller" in json.loads(capsys.readouterr().out)["msg"]
 
 
 @pytest.mark.parametrize("check_mode", [False, True])
@@ -81,7 +76,9 @@ def test_a_folder_that_does_not_exist(run: Run, tmp_path: Path) -> None:
     assert f"{tmp_path}/none: the folder cannot be read" in run(versions=["0.3.0"], source=f"{tmp_path}/none")["msg"]
 
 
-def test_secrets_are_nowhere(run: Run, logged: list[str]) -> None:
+def test_secrets_are_nowhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(Display, "display", lambda _display, text, *_more, **_named: shown.append(text))
     with serving({"/0.3.0?token=hush": (200, {}, b"three")}) as service:
         source = f"{service.url.replace('//', '//user:secret@')}/{{version}}?token=hush"
         results = [run(versions=["0.3.0"], source=source), run(versions=["0.4.0"], source=source)]
@@ -90,7 +87,6 @@ def test_secrets_are_nowhere(run: Run, logged: list[str]) -> None:
     results += [run(versions=["0.3.0"], source=f"{unreachable}/{{version}}?token=hush")]
     results += [run(versions=["0.3.0"], source="http://user:secret/hush@127.0.0.1/")]
     assert [bool(result.get("failed")) for result in results] == [False, False, True, True]
-    shown = json.dumps(results) + "".join(logged)
-    assert "secret" not in shown
-    assert "hush" not in shown
-    assert any("0.3.0" in line for line in logged)
+    everything = json.dumps(results) + "".join(shown)
+    assert "secret" not in everything
+    assert "hush" not in everything
