@@ -24,10 +24,10 @@ from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point imp
     IDENTIFIER,
     RecoveryPointError,
     held_for_writing,
-    named_last,
     project_root,
     remove_partial_folders,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import named_last
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import (
     DatabaseFileError,
     Deadline,

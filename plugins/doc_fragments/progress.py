@@ -28,7 +28,7 @@ options:
         C(total) count its bytes, C(seconds) is how long it has lasted.
       - Made after two seconds, replaced every second, removed at the end. What was there before stays, with a warning.
       - By default a temporary file of a random name. The controller reads it to show the progress of what takes longer
-        than five seconds, with the connections P(ansible.builtin.ssh#connection) and
+        than ten seconds, with the connections P(ansible.builtin.ssh#connection) and
         P(ansible.builtin.local#connection). Neither is done with an empty string.
     type: path
 """

@@ -31,11 +31,10 @@ from .command_outcome import (
 from .deployment_commands import describe_commands
 from .file_attributes import gid_of, permissions_of, uid_of
 from .progress_display import ProgressBar, ProgressLog, format_bytes
-from .sqlite_files import DatabaseFileError, Progress, Reason, explain_os_error
+from .sqlite_files import VERIFY_LEVELS, DatabaseFileError, Progress, Reason, explain_os_error
 from .sqlite_holders import describe_holders, find_holders
 from .sqlite_restore import restore_database
 from .sqlite_snapshot import create_snapshot
-from .sqlite_verify import VERIFY_LEVELS
 
 GRACE_SECONDS = 1.0
 

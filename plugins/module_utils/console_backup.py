@@ -13,7 +13,8 @@ from typing import Any, Callable, Generator, Iterator, Mapping
 from .deployment import DiscoveryError, locate_folder
 from .docker_command import DockerError, inspect
 from .opstage_session import Account, Download, OpstageSession, OpstageSessionError, logged_in
-from .retention import RetentionError, remove_console_copy
+from .retention import remove_console_copy
+from .retention_policy import RetentionError
 from .sqlite_files import Deadline, Progress, ProgressReport
 from .sqlite_snapshot import Snapshot, receive_snapshot
 

@@ -14,6 +14,7 @@ import time
 from datetime import datetime, timezone
 from typing import Any, Callable, ContextManager, Iterator, Sequence
 
+from .backup_record import read_record
 from .command_outcome import CommandError, CommandParser, ExitCode, Outcome, seconds, success
 from .compose_image import ComposeImageError
 from .deployment import DiscoveryError
@@ -35,20 +36,13 @@ from .recovery_point import (
     examine_recovery_points,
     find_newest,
     find_recovery_point,
-    verify_recovery_point,
 )
 from .recovery_point_away import SendingError, send_and_prune
+from .recovery_point_verification import verify_recovery_point
 from .restic import ResticError, ResticRepository
-from .retention import (
-    Decision,
-    Retention,
-    RetentionError,
-    apply_retention,
-    described,
-    parse_duration,
-    parse_policy,
-)
-from .scheduled_backup import Attempts, read_record
+from .retention import Retention, apply_retention, described
+from .retention_policy import Decision, RetentionError, parse_duration, parse_policy
+from .scheduled_backup import Attempts
 from .sqlite_files import ProgressReport
 from .upgrade_rollback import RollbackError
 

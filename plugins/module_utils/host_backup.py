@@ -16,8 +16,10 @@ from .deployment import Deployment, DiscoveryError, discover_deployment
 from .journal import JournalError, find_unfinished, journal_path, journal_size, read_entries
 from .operations_settings import Settings
 from .opstage_session import Account
-from .recovery_point import RecoveryPoint, RecoveryPointError, create_recovery_point
-from .retention import Policy, Retention, RetentionError, apply_retention
+from .recovery_point import RecoveryPoint, RecoveryPointError
+from .recovery_point_creation import create_recovery_point
+from .retention import Retention, apply_retention
+from .retention_policy import Policy, RetentionError
 from .sqlite_files import ProgressReport
 
 Hold = Callable[[str], ContextManager[object]]

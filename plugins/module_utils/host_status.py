@@ -9,6 +9,7 @@ import os
 from datetime import datetime, timezone
 from typing import Any, Callable, Mapping, Sequence, TypeVar
 
+from .backup_record import read_record
 from .command import CommandTimeoutError, run_command
 from .deployment import DiscoveryError, discover_deployment
 from .deployment_lock import DeploymentLockError, Holder, LockHeldError, find_holder, require_free
@@ -26,7 +27,6 @@ from .recovery_point import (
     examine_recovery_points,
     project_root,
 )
-from .scheduled_backup import read_record
 
 SYSTEMD_FOLDER = "/run/systemd/system"
 """There where systemd is in charge (sd_booted(3))."""

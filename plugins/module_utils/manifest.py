@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Dict, Iterator, Mapping, NoReturn
 
 from .collection import VERSION
-from .sqlite_verify import NOT_CHECKED, PARTLY_CHECKED, VERIFY_LEVELS
+from .sqlite_files import NOT_CHECKED, PARTLY_CHECKED, VERIFY_LEVELS
 
 MANIFEST_VERSION = 2
 """Raised with every change of the format: a manifest of a known version has no field that is not known."""

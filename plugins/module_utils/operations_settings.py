@@ -12,7 +12,7 @@ import urllib.parse
 from dataclasses import dataclass, field
 from typing import Any, Mapping
 
-from .retention import Policy, RetentionError, parse_policy
+from .retention_policy import Policy, RetentionError, parse_policy
 
 SETTINGS_FOLDER = "/etc/opstage-ops"
 DEFAULT_ROOT = "/var/backups/opstage"

@@ -10,48 +10,30 @@ import fcntl
 import os
 import re
 import shutil
-import socket
 import stat
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, Callable, Iterator, Mapping, Optional, Sequence
+from typing import Any, Callable, Iterator, Mapping
 
-from .durable_files import make_private_folder, sync_folder, write_new_file
 from .encryption import (
     ENCRYPTED_SUFFIX,
-    EncryptedFile,
-    EncryptionError,
-    decrypt_file,
-    encrypt_file,
-    require_age,
-    require_recipients,
 )
 from .manifest import (
-    MANIFEST_VERSION,
     TIME_FORMAT,
     ManifestError,
     NewerManifestError,
-    format_manifest,
     parse_manifest,
 )
-from .project_files import copy_project_files
-from .sqlite_contents import Contents, ContentsError, read_contents
 from .sqlite_files import (
+    NOT_CHECKED,
     DatabaseFileError,
-    Deadline,
-    ProgressReport,
     file_type,
     found_status,
     opened_folder,
     opened_plain_file,
     require_space,
-    sha256_of,
-    utc_stamp,
 )
-from .sqlite_snapshot import Snapshot, create_snapshot
-from .sqlite_verify import NOT_CHECKED, verify_database
 
 DATABASE_NAME = "opstage.db"
 MANIFEST_NAME = "manifest.json"
@@ -62,8 +44,7 @@ CLOCK_TOLERANCE = timedelta(hours=1)
 REMOVED_PREFIX = ".removed-"
 """How a recovery point's name begins while it is removed."""
 
-_VERIFY_LEVEL = "full"
-_PARTIAL_PREFIX = ".partial-"
+PARTIAL_PREFIX = ".partial-"
 UNFINISHED_PREFIX = ".unfinished-"
 """How the folder of a recovery point is called that was begun and can be completed: see recovery_point_at_stop."""
 
@@ -71,16 +52,6 @@ IDENTIFIER = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d-\d{6}Z-[a-z-]+", re.ASC
 _LARGEST_MANIFEST = 16 << 20
 _FREE_SPACE_RESERVE = 64 << 20
 """Bytes left free on the disk beside a new recovery point: the project's files, the manifest, and room to act."""
-
-USERS_IN_IMAGE = {
-    "access": {"uid": 100, "gid": 101, "mode": "0644"},
-    "folder_access": {"uid": 100, "gid": 101, "mode": "0755"},
-}
-"""Who may use a database and its folder, where the host cannot see them: as Opstage itself makes them."""
-
-Obtain = Callable[[str, Callable[[int], None], Optional[ProgressReport]], Snapshot]
-"""How a copy of the database is obtained: put to a path, verified and self-contained. It calls what raises
-RecoveryPointError unless so many bytes fit there, before it writes them, and now and then the report on progress."""
 
 
 class RecoveryPointError(Exception):
@@ -164,87 +135,6 @@ def project_root(root: str, project: str) -> str:
     return os.path.join(root, project)
 
 
-def create_recovery_point(
-    deployment: Mapping[str, Any],
-    root: str,
-    reason: str,
-    method: str,
-    collection_version: str,
-    progress: ProgressReport | None = None,
-    recipients: Sequence[str] = (),
-    obtain: Obtain | None = None,
-) -> RecoveryPoint:
-    """Copy the database and the project's files of `deployment` into a new folder below `root`.
-
-    deployment: the fields of deployment.Deployment. method: one of manifest.METHODS, as it is recorded; for `api`,
-    `obtain` is to be given, otherwise the database is read on this host. The folder gets its name last, after
-    everything in it is verified and on disk; on any failure nothing is left of it. `progress` is called now and then.
-    `recipients` are public keys: once verified, the files are encrypted for them.
-    Raises RecoveryPointError, SnapshotError, PrivateFolderError, OSError, and what `obtain` raises.
-    """
-    if recipients:
-        _require_encryption(recipients)
-    began = time.monotonic()
-    created = datetime.now(timezone.utc).strftime(TIME_FORMAT)
-    parent = project_root(root, deployment["project"])
-    make_private_folder(parent)
-    with held_for_writing(parent):
-        remove_partial_folders(parent)
-        identifier = f"{utc_stamp()}-{reason}"
-        with named_last(parent, identifier) as folder:
-            copy = os.path.join(folder, DATABASE_NAME)
-            copies = 2 if recipients else 1
-            snapshot = (obtain or _reader(deployment["database"]))(
-                copy, lambda size: require_free(parent, size * copies), progress
-            )
-            contents = read_contents(copy)
-            files = copy_project_files(deployment, os.path.join(folder, PROJECT_FOLDER))
-            users = users_of_database(deployment["database"])
-            manifest = describe_recovery_point(
-                deployment, identifier, created, reason, method, snapshot, contents, files, users, collection_version
-            )
-            if recipients:
-                manifest["encryption"] = _encrypt(folder, files, recipients)
-            manifest["duration_seconds"] = round(time.monotonic() - began, 3)
-            write_new_file(os.path.join(folder, MANIFEST_NAME), format_manifest(manifest))
-    return RecoveryPoint(os.path.join(parent, identifier), manifest)
-
-
-def _reader(database: str) -> Obtain:
-    """What reads the database on this host. Raises RecoveryPointError where that cannot be seen."""
-    if not database:
-        raise RecoveryPointError(
-            "This host cannot see the database. Have the service make the copy itself: opstage_backup_method: api."
-        )
-
-    def read(path: str, require_free: Callable[[int], None], progress: ProgressReport | None) -> Snapshot:
-        require_free(_largest_copy(database))
-        return create_snapshot(database, path, verify=_VERIFY_LEVEL, progress=progress)
-
-    return read
-
-
-@contextmanager
-def named_last(parent: str, identifier: str) -> Iterator[str]:
-    """Give a new folder, which gets its name at the end of the context, or is gone where that comes by an error."""
-    partial = present = os.path.join(parent, _PARTIAL_PREFIX + identifier)
-    os.mkdir(partial, 0o700)
-    try:
-        yield partial
-        sync_folder(partial)
-        final = os.path.join(parent, identifier)
-        os.rename(partial, final)
-        present = final
-        sync_folder(parent)
-    except BaseException as error:
-        shutil.rmtree(present, ignore_errors=True)
-        if isinstance(error, (ContentsError, EncryptionError)):
-            raise RecoveryPointError(str(error)) from error
-        if isinstance(error, ManifestError):
-            raise RecoveryPointError(f"{MANIFEST_NAME} {error}, from the deployment that was given.") from error
-        raise
-
-
 @contextmanager
 def held_for_writing(parent: str) -> Iterator[None]:
     """Hold the folder for one writer; the kernel lets go when the process ends, however it ends."""
@@ -265,16 +155,16 @@ def held_for_writing(parent: str) -> Iterator[None]:
 def remove_partial_folders(parent: str) -> None:
     """Remove what a killed backup left; nobody else writes here while the folder is held."""
     for name in os.listdir(parent):
-        if name.startswith(_PARTIAL_PREFIX):
+        if name.startswith(PARTIAL_PREFIX):
             shutil.rmtree(os.path.join(parent, name))
 
 
 def require_room(parent: str, database: str, copies: int) -> None:
     """Raise RecoveryPointError unless so many copies of a database on this host fit."""
-    require_free(parent, _largest_copy(database) * copies)
+    require_free(parent, largest_copy(database) * copies)
 
 
-def _largest_copy(database: str) -> int:
+def largest_copy(database: str) -> int:
     """Bytes that a copy has at most: those of the database and its log together."""
     paths = (database, database + "-wal")
     return sum(os.lstat(path).st_size for path in paths if os.path.lexists(path))
@@ -300,120 +190,6 @@ def require_way_back(database: str, size: int) -> None:
         require_space(os.path.dirname(database), size)
     except DatabaseFileError as error:
         raise RecoveryPointError(f"What is there now could not be put back later: {error}.") from error
-
-
-def _require_encryption(recipients: Sequence[str]) -> None:
-    """Raise RecoveryPointError when it is known beforehand that nothing can be encrypted for `recipients`."""
-    try:
-        require_age()
-        require_recipients(recipients)
-    except EncryptionError as error:
-        raise RecoveryPointError(str(error)) from error
-
-
-def _encrypt(folder: str, files: list[dict[str, str]], recipients: Sequence[str]) -> dict[str, Any]:
-    """Put encrypted files in the place of those in `folder`; return what the manifest says of it."""
-    for file in files:
-        _encrypt_in_place(os.path.join(folder, PROJECT_FOLDER, file["name"]), recipients)
-    sync_folder(os.path.join(folder, PROJECT_FOLDER))
-    encrypted = _encrypt_in_place(os.path.join(folder, DATABASE_NAME), recipients)
-    return {"tool": "age", "size": encrypted.size, "sha256": encrypted.sha256}
-
-
-def _encrypt_in_place(path: str, recipients: Sequence[str]) -> EncryptedFile:
-    encrypted = encrypt_file(path, f"{path}{ENCRYPTED_SUFFIX}", recipients, None)
-    os.unlink(path)
-    return encrypted
-
-
-def decrypt_recovery_point(point: RecoveryPoint, folder: str, identity: str) -> RecoveryPoint:
-    """Decrypt a recovery point into the new folder `folder`, 0700, with the private key that is the text `identity`.
-
-    On any failure nothing is left of `folder`. Raises RecoveryPointError, PrivateFolderError, OSError.
-    """
-    if not point.is_encrypted:
-        raise RecoveryPointError(f"{point.path} is not encrypted: restore it without a private key.")
-    make_private_folder(os.path.dirname(folder))
-    os.mkdir(folder, 0o700)
-    try:
-        os.mkdir(os.path.join(folder, PROJECT_FOLDER), 0o700)
-        names = [DATABASE_NAME] + [
-            os.path.join(PROJECT_FOLDER, file["name"]) for file in point.manifest["project_files"]
-        ]
-        for name in names:
-            source = os.path.join(point.path, stored_name(name, point.manifest))
-            decrypt_file(source, os.path.join(folder, name), identity, None)
-        manifest = {**point.manifest, "encryption": None}
-        write_new_file(os.path.join(folder, MANIFEST_NAME), format_manifest(manifest))
-        sync_folder(os.path.join(folder, PROJECT_FOLDER))
-        sync_folder(folder)
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, EncryptionError):
-            raise RecoveryPointError(str(error)) from error
-        raise
-    return RecoveryPoint(folder, manifest)
-
-
-def describe_recovery_point(
-    deployment: Mapping[str, Any],
-    identifier: str,
-    created: str,
-    reason: str,
-    method: str,
-    snapshot: Snapshot,
-    contents: Contents,
-    files: list[dict[str, str]],
-    users: Mapping[str, Any],
-    collection_version: str,
-) -> dict[str, Any]:
-    """Return what the manifest holds, without `duration_seconds`; `users` as users_of_database returns them."""
-    return {
-        "manifest_version": MANIFEST_VERSION,
-        "id": identifier,
-        "created": created,
-        "reason": reason,
-        "method": method,
-        "host": socket.gethostname(),
-        "project": deployment["project"],
-        "project_dir": deployment["project_dir"],
-        "service": deployment["service"],
-        "image": {name: deployment[name] for name in ("image", "tag", "digest", "image_id")},
-        "opstage": {name: deployment[name] for name in ("version", "version_source", "edition")},
-        "database": {
-            "name": DATABASE_NAME,
-            "size": snapshot.size,
-            "sha256": snapshot.sha256,
-            "page_size": snapshot.page_size,
-            "page_count": snapshot.page_count,
-            "user_version": snapshot.user_version,
-            "application_id": snapshot.application_id,
-            "source_journal_mode": snapshot.source_journal_mode,
-            "copied_by": snapshot.method,
-            "verify": _VERIFY_LEVEL,
-            "integrity": snapshot.integrity,
-            "foreign_key_violations": snapshot.foreign_key_violations,
-            "schema_sha256": contents.schema_sha256,
-            "tables": contents.tables,
-            **users,
-        },
-        "encryption": None,
-        "project_files": files,
-        "collection_version": collection_version,
-    }
-
-
-def users_of_database(database: str) -> dict[str, Any]:
-    """Return who may use a database and its folder, as the manifest has it; USERS_IN_IMAGE where there is no path."""
-    if not database:
-        return USERS_IN_IMAGE
-    return {"access": _access(database), "folder_access": _access(os.path.dirname(database))}
-
-
-def _access(path: str) -> dict[str, Any]:
-    """Who may use a file or folder."""
-    status = os.stat(path)
-    return {"uid": status.st_uid, "gid": status.st_gid, "mode": f"{stat.S_IMODE(status.st_mode):04o}"}
 
 
 def list_recovery_points(root: str, project: str) -> list[str]:
@@ -452,7 +228,7 @@ def _examine(path: str, project: str) -> FolderEntry | None:
         status = found_status(path)
         if status is None:
             return None
-        if name.startswith(_PARTIAL_PREFIX):
+        if name.startswith(PARTIAL_PREFIX):
             return FolderEntry(
                 path, "partial", f"{path} was left by a backup that was cut off, or one is making it now."
             )
@@ -599,24 +375,4 @@ def require_plain(point: RecoveryPoint) -> None:
         raise RecoveryPointError(
             f"{point.path} is encrypted: restore it with opstage_encryption_identity_file, which names the file of a "
             "private key on the controller."
-        )
-
-
-def verify_recovery_point(point: RecoveryPoint, progress: ProgressReport | None = None) -> None:
-    """Raise RecoveryPointError unless the copy is byte for byte what the manifest says, and a sound database.
-
-    Of an encrypted one, only the first can be told. `progress` is called now and then.
-    """
-    try:
-        if point.is_encrypted:
-            with opened_plain_file(point.database) as descriptor:
-                found = sha256_of(descriptor, Deadline(None))
-        else:
-            found = verify_database(point.database, "full", progress=progress).sha256
-    except (DatabaseFileError, OSError) as error:
-        raise RecoveryPointError(f"The recovery point {point.path} is damaged: {error}") from error
-    if found != point.sha256:
-        raise RecoveryPointError(
-            f"The recovery point {point.path} is damaged: {os.path.basename(point.database)} has SHA-256 {found}, its "
-            f"manifest says {point.sha256}. Choose another recovery point."
         )

@@ -28,14 +28,13 @@ from .recovery_point import (
     UNFINISHED_PREFIX,
     RecoveryPoint,
     RecoveryPointError,
-    describe_recovery_point,
     held_for_writing,
     project_root,
     read_recovery_point,
     require_room,
     require_way_back,
-    users_of_database,
 )
+from .recovery_point_creation import describe_recovery_point, users_of_database
 from .sqlite_contents import ContentsError, read_contents
 from .sqlite_files import ProgressReport, found_status, utc_stamp
 from .sqlite_snapshot import create_snapshot

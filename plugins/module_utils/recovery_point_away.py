@@ -22,16 +22,16 @@ from .recovery_point import (
     RecoveryPoint,
     RecoveryPointError,
     held_for_writing,
-    named_last,
     project_root,
     read_recovery_point,
     remove_partial_folders,
     require_free,
     stored_name,
-    verify_recovery_point,
 )
+from .recovery_point_creation import named_last
+from .recovery_point_verification import verify_recovery_point
 from .restic import ResticError, ResticRepository, Snapshot
-from .retention import Policy
+from .retention_policy import Policy
 from .sqlite_files import DatabaseFileError, Deadline, opened_plain_file, sha256_of
 
 LATEST = "latest"

@@ -25,14 +25,13 @@ from .recovery_point import (
     MANIFEST_NAME,
     RecoveryPoint,
     RecoveryPointError,
-    decrypt_recovery_point,
     find_recovery_point,
     held_for_writing,
     project_root,
     require_plain,
-    users_of_database,
-    verify_recovery_point,
 )
+from .recovery_point_creation import decrypt_recovery_point, users_of_database
+from .recovery_point_verification import verify_recovery_point
 from .rehearsal_containers import isolated_container, limits_of, mount_of, remove_rehearsals
 from .rehearsal_data import copy_database, scratch_folder
 from .sqlite_changes import Change, compare_databases, describe_changes

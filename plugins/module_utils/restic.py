@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Callable, Mapping, Sequence
 
 from .command import CommandTimeoutError, CompletedCommand, Take, stream_command
-from .retention import Policy
+from .retention_policy import Policy
 
 _PROGRAM = "restic"
 

@@ -10,13 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Callable, Mapping
 
 from .image_reference import parse_image_reference
-from .recovery_point import (
-    RecoveryPoint,
-    RecoveryPointError,
-    find_recovery_point,
-    require_plain,
-    verify_recovery_point,
-)
+from .recovery_point import RecoveryPoint, RecoveryPointError, find_recovery_point, require_plain
+from .recovery_point_verification import verify_recovery_point
 from .semantic_version import Version, VersionError, parse_version
 from .sqlite_contents import ContentsError, guess_version
 from .sqlite_files import DatabaseFileError, ProgressReport, require_space

@@ -14,35 +14,19 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Callable, Mapping, Sequence
 
+from .backup_record import read_record, record_path
 from .collection import VERSION
 from .durable_files import make_private_folder, replace_file
-from .journal import state_folder
 from .manifest import TIME_FORMAT
 from .operations_settings import Settings
 from .recovery_point import FolderEntry, RecoveryPoint, RecoveryPointError, examine_recovery_points, project_root
 
-RECORD_NAME = "backup-status.json"
 PING_TIMEOUT = 10.0
 """Seconds for each of the pings, which hold up no backup for longer."""
 
 _CUT_OFF = "it is still at work, or was cut off"
 
 Warn = Callable[[str], None]
-
-
-def record_path(project: str) -> str:
-    """The file that says how the last scheduled backup of a project went; raises JournalError."""
-    return os.path.join(state_folder(project), RECORD_NAME)
-
-
-def read_record(project: str) -> dict[str, Any] | None:
-    """What record_attempts has written last, None where there is nothing that can be read; raises JournalError."""
-    try:
-        with open(record_path(project), encoding="utf-8") as stream:
-            found = json.load(stream)
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,13 @@ _FILE_TYPES = (
     (stat.S_ISBLK, "a block device"),
 )
 
+VERIFY_LEVELS = ("full", "quick", "none")
+"""How thoroughly a copy of a database is checked."""
+
+NOT_CHECKED = "not checked"
+PARTLY_CHECKED = "partly checked"
+"""What is said of one that was not, or not all of which could be."""
+
 
 class Reason(enum.Enum):
     """Why an operation on a database file ended without a result."""

@@ -17,6 +17,7 @@ from typing import Iterable
 
 from .sqlite_copy import Copied, copy_database, normalize, opened_source
 from .sqlite_files import (
+    VERIFY_LEVELS,
     DatabaseFileError,
     Deadline,
     ProgressReport,
@@ -33,13 +34,7 @@ from .sqlite_files import (
 )
 from .sqlite_hold import Hold
 from .sqlite_holders import describe_holders, find_holders
-from .sqlite_verify import (
-    VERIFY_LEVELS,
-    DatabaseFacts,
-    VerificationError,
-    read_header,
-    verify_database,
-)
+from .sqlite_verify import DatabaseFacts, VerificationError, read_header, verify_database
 from .write_back import WriteBack
 
 

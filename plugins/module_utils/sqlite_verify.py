@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import Any, Iterable, Sequence
 
 from .sqlite_files import (
+    NOT_CHECKED,
+    PARTLY_CHECKED,
     DatabaseFileError,
     Deadline,
     Progress,
@@ -36,9 +38,6 @@ from .write_back import WriteBack
 
 MAGIC = b"SQLite format 3\x00"
 HEADER_BYTES = 100
-VERIFY_LEVELS = ("full", "quick", "none")
-NOT_CHECKED = "not checked"
-PARTLY_CHECKED = "partly checked"
 
 _REPORTED_PROBLEMS = 5
 _REPORTED_CHARACTERS = 200

@@ -14,7 +14,7 @@ from .host_status import timer_unit
 from .manifest import FAILED, TIME_FORMAT
 from .progress_display import format_bytes
 from .recovery_point import CLOCK_TOLERANCE
-from .retention import Duration, RetentionError, parse_duration
+from .retention_policy import Duration, RetentionError, parse_duration
 
 SEVERITIES = ("critical", "warning")
 """From the worst on. `critical`: the service is in danger, or what would save it; `warning`: it will be."""

@@ -20,7 +20,8 @@ from .durable_files import PrivateFolderError
 from .journal import JournalError
 from .network_namespace import make_known
 from .readiness import NotReadyError, Readiness, wait_until_ready
-from .recovery_point import RecoveryPointError, create_recovery_point
+from .recovery_point import RecoveryPointError
+from .recovery_point_creation import create_recovery_point
 from .sqlite_changes import ChangesError, compare_databases, describe_changes
 from .sqlite_files import DAMAGE, DatabaseFileError, ProgressReport
 from .sqlite_restore import restore_database

@@ -182,7 +182,8 @@ from ansible_collections.capsule.opstage.plugins.module_utils.operations_setting
 from ansible_collections.capsule.opstage.plugins.module_utils.opstage_session import OpstageSessionError
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPointError
-from ansible_collections.capsule.opstage.plugins.module_utils.retention import RetentionError, described
+from ansible_collections.capsule.opstage.plugins.module_utils.retention import described
+from ansible_collections.capsule.opstage.plugins.module_utils.retention_policy import RetentionError
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DatabaseFileError
 
 RULES = ("last", "hourly", "daily", "weekly", "monthly", "yearly")

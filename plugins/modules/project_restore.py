@@ -105,8 +105,8 @@ from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point imp
     RecoveryPointError,
     read_recovery_point,
     require_plain,
-    verify_recovery_point,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_verification import verify_recovery_point
 
 
 def main() -> None:

@@ -112,10 +112,8 @@ from ansible_collections.capsule.opstage.plugins.module_utils.collection import 
 from ansible_collections.capsule.opstage.plugins.module_utils.durable_files import PrivateFolderError
 from ansible_collections.capsule.opstage.plugins.module_utils.manifest import REASONS
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
-from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
-    RecoveryPointError,
-    create_recovery_point,
-)
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPointError
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DAMAGE
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot import SnapshotError
 

@@ -79,9 +79,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.durable_files import PrivateFolderError
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPointError,
-    decrypt_recovery_point,
     find_recovery_point,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import decrypt_recovery_point
 
 
 def main() -> None:

@@ -178,7 +178,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.restic import (
     ResticRepository,
     credentials_of,
 )
-from ansible_collections.capsule.opstage.plugins.module_utils.retention import RetentionError, parse_policy
+from ansible_collections.capsule.opstage.plugins.module_utils.retention_policy import RetentionError, parse_policy
 
 COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 FAILURES = (ResticError, RecoveryPointError, RetentionError, PrivateFolderError, OSError)

@@ -168,13 +168,8 @@ from datetime import datetime, timezone
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.journal import JournalError
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPointError
-from ansible_collections.capsule.opstage.plugins.module_utils.retention import (
-    RemovalError,
-    RetentionError,
-    apply_retention,
-    described,
-    parse_policy,
-)
+from ansible_collections.capsule.opstage.plugins.module_utils.retention import RemovalError, apply_retention, described
+from ansible_collections.capsule.opstage.plugins.module_utils.retention_policy import RetentionError, parse_policy
 
 COUNT = {"type": "int", "default": 0}
 POLICY = {

@@ -157,12 +157,11 @@ from dataclasses import asdict
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
-from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DatabaseFileError
+from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import VERIFY_LEVELS, DatabaseFileError
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot import (
     create_snapshot,
     plan_snapshot,
 )
-from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_verify import VERIFY_LEVELS
 
 
 def make_copy(module: AnsibleModule) -> dict[str, object]:

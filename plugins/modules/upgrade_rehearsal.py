@@ -112,11 +112,8 @@ from ansible_collections.capsule.opstage.plugins.module_utils.collection import 
 from ansible_collections.capsule.opstage.plugins.module_utils.docker_command import DockerError
 from ansible_collections.capsule.opstage.plugins.module_utils.durable_files import PrivateFolderError
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import ProgressFile
-from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
-    RecoveryPoint,
-    RecoveryPointError,
-    create_recovery_point,
-)
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint, RecoveryPointError
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DatabaseFileError
 from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_rehearsal import RehearsalError, rehearse
 

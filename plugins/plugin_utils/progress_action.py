@@ -19,7 +19,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.progress_display i
 from ansible_collections.capsule.opstage.plugins.module_utils.progress_file import parse_progress
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Progress
 
-SILENT_SECONDS = 5.0
+SILENT_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 30.0
 
 # Those which run each command in a process of its own. Others pass all through one session, where a second command

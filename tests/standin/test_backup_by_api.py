@@ -11,11 +11,9 @@ from ansible_collections.capsule.opstage.plugins.module_utils.deployment import 
 from ansible_collections.capsule.opstage.plugins.module_utils.diagnostics import DiagnosticsError, require_version_in
 from ansible_collections.capsule.opstage.plugins.module_utils.opstage_session import Account, OpstageSessionError
 from ansible_collections.capsule.opstage.plugins.module_utils.readiness import wait_until_ready
-from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
-    RecoveryPoint,
-    create_recovery_point,
-    verify_recovery_point,
-)
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_verification import verify_recovery_point
 from standin.container import PASSWORD, REPOSITORY, UNREACHABLE, USERNAME, Container, Laboratory
 
 OWNER = Account(USERNAME, PASSWORD)

@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
-    RecoveryPoint,
-    create_recovery_point,
-    read_recovery_point,
-)
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint, read_recovery_point
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_drill import DrillError, drill
 from standin.container import REPOSITORY, Container, Laboratory, docker
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint, create_recovery_point
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
 from sqlite_testing import make_database
 
 CHECKOUT = Path(__file__).resolve().parents[2]

@@ -19,10 +19,10 @@ from ansible_collections.capsule.opstage.plugins.module_utils.opstage_session im
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPoint,
     RecoveryPointError,
-    create_recovery_point,
     read_recovery_point,
-    verify_recovery_point,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_verification import verify_recovery_point
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Progress, Reason
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot import SnapshotError
 from console_testing import (

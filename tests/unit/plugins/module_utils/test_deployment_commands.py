@@ -17,6 +17,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils import (
     journal,
     operations_settings,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.backup_record import read_record
 from ansible_collections.capsule.opstage.plugins.module_utils.command_line import main
 from ansible_collections.capsule.opstage.plugins.module_utils.command_outcome import ExitCode
 from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock import (
@@ -34,7 +35,7 @@ from ansible_collections.capsule.opstage.plugins.module_utils.operations_setting
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_away import Sending, list_sent
 from ansible_collections.capsule.opstage.plugins.module_utils.restic import ResticRepository
-from ansible_collections.capsule.opstage.plugins.module_utils.scheduled_backup import Attempts, read_record
+from ansible_collections.capsule.opstage.plugins.module_utils.scheduled_backup import Attempts
 from console_testing import PASSWORD, USERNAME, Console, PrivateAuthority, serving_console
 from opstage_testing import RecordedDocker, answers, serving, stopped_deployment, unused_url
 from sqlite_testing import make_database

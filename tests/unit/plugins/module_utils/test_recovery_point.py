@@ -16,21 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.capsule.opstage.plugins.module_utils import recovery_point, sqlite_contents
+from ansible_collections.capsule.opstage.plugins.module_utils import (
+    recovery_point,
+    recovery_point_creation,
+    sqlite_contents,
+)
 from ansible_collections.capsule.opstage.plugins.module_utils.durable_files import PrivateFolderError
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     NewerRecoveryPointError,
     RecoveryPoint,
     RecoveryPointError,
-    create_recovery_point,
-    decrypt_recovery_point,
     examine_recovery_points,
     find_recovery_point,
     list_recovery_points,
     read_recovery_point,
     require_plain,
-    verify_recovery_point,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import (
+    create_recovery_point,
+    decrypt_recovery_point,
+)
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_verification import verify_recovery_point
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import Progress, Reason
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_snapshot import SnapshotError
 from sqlite_testing import fingerprint, killed_deployment, make_database, names_in, numbers_in, writing
@@ -240,7 +246,7 @@ class TestNothingIsLeft:
             if folder == str(root / "opstage"):
                 raise OSError(5, "Input/output error")
 
-        monkeypatch.setattr(recovery_point, "sync_folder", fail)
+        monkeypatch.setattr(recovery_point_creation, "sync_folder", fail)
         with pytest.raises(OSError, match="Input/output error"):
             create(deployment, root)
 
@@ -270,7 +276,7 @@ class TestNothingIsLeft:
         def fail(*_arguments: object) -> None:
             raise failure
 
-        monkeypatch.setattr(recovery_point, step, fail)
+        monkeypatch.setattr(recovery_point_creation, step, fail)
         with pytest.raises(type(failure)):
             create(deployment, root)
 
@@ -317,7 +323,7 @@ class TestOneAtATime:
         self, deployment: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         refusals = []
-        describe = recovery_point.describe_recovery_point
+        describe = recovery_point_creation.describe_recovery_point
 
         def meanwhile(*arguments: Any) -> dict[str, Any]:
             with pytest.raises(RecoveryPointError, match=f"Another run is at work on {root}/opstage") as caught:
@@ -325,7 +331,7 @@ class TestOneAtATime:
             refusals.append(caught.value)
             return describe(*arguments)
 
-        monkeypatch.setattr(recovery_point, "describe_recovery_point", meanwhile)
+        monkeypatch.setattr(recovery_point_creation, "describe_recovery_point", meanwhile)
         verify_recovery_point(create(deployment, root))
         assert len(refusals) == 1
         monkeypatch.undo()
@@ -335,14 +341,14 @@ class TestOneAtATime:
     def test_another_project_does_not_wait(
         self, deployment: dict[str, Any], root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        describe = recovery_point.describe_recovery_point
+        describe = recovery_point_creation.describe_recovery_point
 
         def meanwhile(*arguments: Any) -> dict[str, Any]:
             monkeypatch.undo()
             create({**deployment, "project": "other"}, root)
             return describe(*arguments)
 
-        monkeypatch.setattr(recovery_point, "describe_recovery_point", meanwhile)
+        monkeypatch.setattr(recovery_point_creation, "describe_recovery_point", meanwhile)
         create(deployment, root)
         assert names_in(root) == ["opstage", "other"]
 

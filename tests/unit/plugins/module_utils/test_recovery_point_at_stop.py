@@ -14,14 +14,14 @@ import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils import recovery_point_at_stop
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPointError,
-    create_recovery_point,
     examine_recovery_points,
-    verify_recovery_point,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_at_stop import (
     RecoveryPointAtStop,
     complete_recovery_point,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_verification import verify_recovery_point
 from sqlite_testing import make_database, mounted_tmpfs, names_in, numbers_in
 
 COMPOSE = "services: {opstage: {image: 'repo:0.2.0'}}\n"

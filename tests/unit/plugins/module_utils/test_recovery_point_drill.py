@@ -23,10 +23,10 @@ from ansible_collections.capsule.opstage.plugins.module_utils import recovery_po
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPoint,
     RecoveryPointError,
-    create_recovery_point,
     examine_recovery_points,
     read_recovery_point,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_drill import (
     Drill,
     DrillError,

@@ -9,11 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
-    RecoveryPoint,
-    RecoveryPointError,
-    create_recovery_point,
-)
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint, RecoveryPointError
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
 from ansible_collections.capsule.opstage.plugins.module_utils.restore_source import (
     RestoreSource,
     describe_migrations,

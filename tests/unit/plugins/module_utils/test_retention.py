@@ -16,23 +16,25 @@ from ansible_collections.capsule.opstage.plugins.module_utils import journal, re
 from ansible_collections.capsule.opstage.plugins.module_utils.journal import JournalError, append_entry, journal_path
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPointError,
-    create_recovery_point,
     held_for_writing,
     list_recovery_points,
 )
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
 from ansible_collections.capsule.opstage.plugins.module_utils.retention import (
+    RemovalError,
+    Retention,
+    apply_retention,
+    remove_console_copy,
+)
+from ansible_collections.capsule.opstage.plugins.module_utils.retention_policy import (
     Candidate,
     Decision,
     Duration,
     Policy,
-    RemovalError,
-    Retention,
     RetentionError,
-    apply_retention,
     parse_duration,
     parse_policy,
     plan_retention,
-    remove_console_copy,
 )
 from sqlite_testing import make_database, names_in
 

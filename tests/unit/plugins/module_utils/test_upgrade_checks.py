@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils import upgrade_checks
-from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint, create_recovery_point
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DatabaseFileError, Reason
 from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_checks import MigrationError, check_migrated
 from sqlite_testing import make_database, names_in

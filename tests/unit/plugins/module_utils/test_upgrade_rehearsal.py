@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.capsule.opstage.plugins.module_utils import upgrade_rehearsal
-from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint, create_recovery_point
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
 from ansible_collections.capsule.opstage.plugins.module_utils.rehearsal_containers import remove_rehearsals
 from opstage_testing import RecordedDocker
 from sqlite_testing import make_database, names_in

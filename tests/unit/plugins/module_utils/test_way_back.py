@@ -33,12 +33,9 @@ from ansible_collections.capsule.opstage.plugins.module_utils.journal import (
 from ansible_collections.capsule.opstage.plugins.module_utils.operation_record import OperationRecord
 from ansible_collections.capsule.opstage.plugins.module_utils.operation_resumption import Resumption, resume_operation
 from ansible_collections.capsule.opstage.plugins.module_utils.readiness import NotReadyError, Readiness
-from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
-    RecoveryPoint,
-    create_recovery_point,
-    list_recovery_points,
-)
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint, list_recovery_points
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_at_stop import RecoveryPointAtStop
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
 from ansible_collections.capsule.opstage.plugins.module_utils.sqlite_files import DatabaseFileError, Reason
 from ansible_collections.capsule.opstage.plugins.module_utils.upgrade_rollback import (
     Rollback,

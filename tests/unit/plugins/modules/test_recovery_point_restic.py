@@ -20,11 +20,11 @@ from ansible_collections.capsule.opstage.plugins.module_utils import restic as r
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import (
     RecoveryPoint,
     RecoveryPointError,
-    create_recovery_point,
     read_recovery_point,
-    verify_recovery_point,
 )
 from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_away import find_sent
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_verification import verify_recovery_point
 from ansible_collections.capsule.opstage.plugins.module_utils.restic import ResticRepository, Snapshot
 from ansible_collections.capsule.opstage.plugins.modules import recovery_point_restic
 from sqlite_testing import make_database, names_in, wait_until

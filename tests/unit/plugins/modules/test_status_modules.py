@@ -21,7 +21,8 @@ from ansible_collections.capsule.opstage.plugins.module_utils.deployment_lock im
 from ansible_collections.capsule.opstage.plugins.module_utils.host_status import find_room, parse_timer
 from ansible_collections.capsule.opstage.plugins.module_utils.journal import append_entry, journal_path
 from ansible_collections.capsule.opstage.plugins.module_utils.manifest import TIME_FORMAT
-from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint, create_recovery_point
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point import RecoveryPoint
+from ansible_collections.capsule.opstage.plugins.module_utils.recovery_point_creation import create_recovery_point
 from ansible_collections.capsule.opstage.plugins.modules import deployment_status, fleet_report
 from opstage_testing import RecordedDocker, answers, recorded_container, recorded_image, serving, unused_url
 from sqlite_testing import make_database, names_in
