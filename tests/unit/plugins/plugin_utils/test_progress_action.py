@@ -135,7 +135,7 @@ def test_progress_of_several_hosts_at_once(open_folder: Path, start: Start) -> N
         "other": {**become, "ansible_become_method": "ansible.builtin.su"},
         "named": {"progress_file": str(own)},
         "silent": {"progress_file": ""},
-        "late": {"seconds": 8},
+        "late": {"seconds": 16},
         "quick": {},
     }
     folders = {host: folder_of_host(open_folder, host, OTHER_USER if host == "other" else 0) for host in hosts}
