@@ -16,29 +16,31 @@ ISOLATION = "isolation.yml"
 
 @dataclass(frozen=True)
 class Overrides:
-    """Where the override files lie, and whether writing them changed anything."""
+    """Where the override files lie."""
 
     target_image: str
     isolation: str
-    changed: bool
 
 
-def write_overrides(folder: str, service: str, image: str, check_mode: bool = False) -> Overrides:
-    """Write both override files for `service` into `folder`, 0600 in a folder 0700; nothing in check mode.
+def overrides_in(folder: str) -> Overrides:
+    """Say where the override files lie in the state folder of a project, whether they are there or not."""
+    return Overrides(os.path.join(folder, TARGET_IMAGE), os.path.join(folder, ISOLATION))
+
+
+def write_overrides(folder: str, service: str, image: str) -> Overrides:
+    """Write both override files for `service` into `folder`, 0600 in a folder 0700; those that say so already stay.
 
     Raises OSError, PrivateFolderError.
     """
-    paths = {name: os.path.join(folder, name) for name in (TARGET_IMAGE, ISOLATION)}
-    wanted = {
-        paths[TARGET_IMAGE]: target_image_override(service, image),
-        paths[ISOLATION]: isolation_override(service),
-    }
-    outdated = {path: content for path, content in wanted.items() if _read(path) != content}
-    if outdated and not check_mode:
-        make_private_folder(folder)
-        for path, content in outdated.items():
+    overrides = overrides_in(folder)
+    make_private_folder(folder)
+    for path, content in (
+        (overrides.target_image, target_image_override(service, image)),
+        (overrides.isolation, isolation_override(service)),
+    ):
+        if _read(path) != content:
             replace_file(path, content)
-    return Overrides(paths[TARGET_IMAGE], paths[ISOLATION], bool(outdated))
+    return overrides
 
 
 def target_image_override(service: str, image: str) -> bytes:

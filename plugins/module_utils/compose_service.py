@@ -44,14 +44,13 @@ def start_service(deployment: Mapping[str, Any], overrides: Sequence[str] = (), 
         run_docker(command, START_TIMEOUT)
 
 
-def pull_image(deployment: Mapping[str, Any], override: str, image: str) -> bool:
-    """Pull `image`, which the Compose file `override` gives the service; whether it was another one here before.
+def pull_image(deployment: Mapping[str, Any], override: str, image: str) -> None:
+    """Pull `image`, which the Compose file `override` gives the service; unless its very digest is here already.
 
     Raises DockerError.
     """
-    before = find_image_id(image)
-    run_docker([*_project(deployment, [override]), "pull", "--quiet", deployment["service"]], PULL_TIMEOUT)
-    return before is None or find_image_id(image) != before
+    if "@" not in image or find_image_id(image) is None:
+        run_docker([*_project(deployment, [override]), "pull", "--quiet", deployment["service"]], PULL_TIMEOUT)
 
 
 def _remove_unfinished_container(error: DockerError) -> bool:

@@ -61,7 +61,7 @@ options:
     type: str
 seealso:
   - module: capsule.opstage.recovery_point
-  - module: capsule.opstage.upgrade_rehearsal
+  - module: capsule.opstage.upgrade_preparation
 """
 
 EXAMPLES = r"""

@@ -61,7 +61,7 @@ options:
     required: true
     suboptions: *serve
   isolation:
-    description: The Compose file that takes the service's networks away, see M(capsule.opstage.upgrade_pull).
+    description: The Compose file that takes the service's networks away, see M(capsule.opstage.upgrade_preparation).
     type: path
     required: true
   timeout:
@@ -71,7 +71,7 @@ options:
   rehearsal_seconds:
     description:
       - How long the target version took to become healthy on a copy of the data, where it was tried on one, see
-        M(capsule.opstage.upgrade_rehearsal). It is given three times as long here at least, whatever O(timeout) says.
+        M(capsule.opstage.upgrade_preparation). It is given three times as long here at least, whatever O(timeout) says.
       - Without it, what the migrations do to the data is looked at before clients are let in, which takes longer the
         larger it is.
     type: float
@@ -97,7 +97,7 @@ options:
     type: bool
     default: false
 seealso:
-  - module: capsule.opstage.upgrade_rehearsal
+  - module: capsule.opstage.upgrade_preparation
 """
 
 EXAMPLES = r"""
@@ -106,11 +106,11 @@ EXAMPLES = r"""
     operation: upgrade
   register: found
 
-- name: Pull the image of the target version
-  capsule.opstage.upgrade_pull:
+- name: Pull the target version, and try it on a copy of the data
+  capsule.opstage.upgrade_preparation:
     deployment: "{{ found.deployment }}"
     image: ghcr.io/xtrape-com/xtrape-capsule-ce:0.3.0
-  register: pulled
+  register: prepared
 
 - name: Switch to that version
   capsule.opstage.upgrade_switch:
@@ -118,7 +118,8 @@ EXAMPLES = r"""
     source: {version: 0.2.0, tag: 0.2.0}
     target: {version: 0.3.0, tag: 0.3.0}
     lock: "{{ found.token }}"
-    isolation: "{{ pulled.isolation }}"
+    isolation: "{{ prepared.isolation }}"
+    rehearsal_seconds: "{{ prepared.seconds }}"
     release: true
 """
 

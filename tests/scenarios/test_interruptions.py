@@ -26,7 +26,7 @@ SAMPLE = (
 """About where the service is stopped, where the new version runs and no client may reach it, and where it is open to
 clients; where a host has its project but no data yet; where a database is being replaced; where a copy at rest is made;
 where a database was replaced and not started yet."""
-OUTAGES = ("tag/upgrade:Pull the image", "registry/upgrade:Rehearse the upgrade")
+OUTAGES = ("tag/upgrade:Pull the image", "registry/upgrade:Switch | Stop")
 """Where the preflight has looked the digest up, and where the image is on the host: neither may change the course."""
 
 

@@ -41,8 +41,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "state" / "opstage"
 
 
-def write(folder: Path, check_mode: bool = False, image: str = IMAGE) -> Overrides:
-    return write_overrides(str(folder), "web.1", image, check_mode)
+def write(folder: Path, image: str = IMAGE) -> Overrides:
+    return write_overrides(str(folder), "web.1", image)
 
 
 def services(tmp_path: Path, *overrides: str) -> dict[str, Any]:
@@ -80,12 +80,11 @@ def test_isolation_leaves_no_network_and_everything_else(tmp_path: Path, folder:
 def test_files_are_private_and_written_once(folder: Path) -> None:
     first = write(folder)
     paths = (Path(first.target_image), Path(first.isolation))
-    assert first.changed
     assert [path.parent for path in paths] == [folder, folder]
     assert [stat.S_IMODE(path.stat().st_mode) for path in paths] == [0o600, 0o600]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     inodes, before = [os.stat(path).st_ino for path in paths], fingerprint(*paths)
-    assert not write(folder).changed
+    assert write(folder) == first
     assert (inodes, before) == ([os.stat(path).st_ino for path in paths], fingerprint(*paths))
 
 
@@ -96,14 +95,6 @@ def test_another_image_changes_one_file(folder: Path) -> None:
     assert "opstage:0.4.0" in Path(first.target_image).read_text()
     assert fingerprint(Path(first.isolation)) == isolation
     assert names_in(folder) == ["isolation.yml", "target-image.yml"]
-
-
-def test_check_mode_says_what_would_happen(folder: Path, tmp_path: Path) -> None:
-    planned = write(folder, check_mode=True)
-    assert planned.changed
-    assert names_in(tmp_path) == []
-    assert write(folder) == planned
-    assert not write(folder, check_mode=True).changed
 
 
 def test_a_planted_folder_is_refused(folder: Path, tmp_path: Path) -> None:

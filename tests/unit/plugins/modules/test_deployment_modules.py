@@ -361,36 +361,50 @@ def test_health_over_tls(docker: RecordedDocker, run: Run, tmp_path: Path) -> No
         assert "does not trust" in run("deployment_health", **options)["msg"]
 
 
-def test_pull(run: Run, state: Path, deployment: dict[str, Any], docker: RecordedDocker) -> None:
-    docker.says("compose", "")
-    options = {"deployment": deployment, "image": "repo:0.3.0"}
+def test_preparation(run: Run, state: Path, deployment: dict[str, Any], docker: RecordedDocker, tmp_path: Path) -> None:
+    options = {"deployment": deployment, "image": "repo:0.3.0", "root": str(tmp_path / "backups")}
     asked = docker.calls
-    planned = run("upgrade_pull", check_mode=True, **options)
+    planned = run("upgrade_preparation", check_mode=True, **options)
     assert planned["changed"]
     assert docker.calls == asked
     assert not state.exists()
-    assert run("upgrade_pull", **options) == planned
+    assert not (tmp_path / "backups").exists()
+    assert run("upgrade_preparation", **options)["msg"].startswith("The image repo:0.3.0 could not be pulled, nothing")
+    assert not (tmp_path / "backups").exists()
+    docker.says("compose", "")
+    done = run("upgrade_preparation", rehearse=False, **options)
+    assert (done["changed"], done["isolation"], "version" in done) == (True, planned["isolation"], False)
     image = state / "opstage" / "target-image.yml"
     assert image.read_text() == 'services:\n  "published":\n    image: "repo:0.3.0"\n'
-    assert docker.calls[-2].endswith(f"--file {image} pull --quiet published")
-    assert not run("upgrade_pull", **options)["changed"]
-    (docker.folder / "compose").unlink()
-    assert run("upgrade_pull", **options)["msg"].startswith("The image repo:0.3.0 could not be pulled, nothing was")
-    (state / "opstage").rename(state / "elsewhere")
-    (state / "opstage").symlink_to("elsewhere")
-    assert "cannot be written" in run("upgrade_pull", **{**options, "image": "repo:0.4.0"})["msg"]
-
-
-def test_rehearsal(run: Run, deployment: dict[str, Any], docker: RecordedDocker, tmp_path: Path) -> None:
-    options = {"deployment": deployment, "image": "repo:0.3.0", "root": str(tmp_path / "backups")}
-    assert run("upgrade_rehearsal", check_mode=True, **options)["changed"]
-    assert not (tmp_path / "backups").exists()
+    assert any(call.endswith(f"--file {image} pull --quiet published") for call in docker.calls)
     # Docker here starts nothing: the recovery point is there already, and stays.
-    failed = run("upgrade_rehearsal", **options)
+    failed = run("upgrade_preparation", **options)
     assert failed["msg"].startswith("The rehearsal of repo:0.3.0 failed, nothing was changed: ")
     assert failed["path"].endswith("-pre-upgrade")
-    assert names_in(tmp_path / "backups" / "opstage") == [Path(failed["path"]).name]
+    points = sorted(Path(made["path"]).name for made in (done, failed))
+    assert sorted(names_in(tmp_path / "backups" / "opstage")) == points
     Path(deployment["database"]).write_bytes(b"no database" * 1000)
-    failed = run("upgrade_rehearsal", **options)
+    failed = run("upgrade_preparation", **options)
     assert failed["msg"].startswith("No recovery point was made, and nothing is left of it: ")
-    assert len(names_in(tmp_path / "backups" / "opstage")) == 1
+    assert len(names_in(tmp_path / "backups" / "opstage")) == 2
+    (state / "opstage").rename(state / "elsewhere")
+    (state / "opstage").symlink_to("elsewhere")
+    assert "cannot be written" in run("upgrade_preparation", **{**options, "image": "repo:0.4.0"})["msg"]
+
+
+def test_an_image_that_is_here_by_its_digest_is_not_pulled_again(
+    run: Run, state: Path, deployment: dict[str, Any], docker: RecordedDocker, tmp_path: Path
+) -> None:
+    options = {"deployment": deployment, "rehearse": False, "root": str(tmp_path / "backups")}
+    docker.says("compose", "")
+    pinned = f"repo:0.3.0@sha256:{'3' * 64}"
+
+    def pulls(image: str) -> int:
+        asked = len(docker.calls)
+        assert run("upgrade_preparation", image=image, **options)["changed"]
+        return sum(" pull --quiet " in call for call in docker.calls[asked:])
+
+    assert pulls(pinned) == 0
+    assert pulls("repo:0.3.0") == 1
+    (docker.folder / "image-inspect").unlink()
+    assert pulls(pinned) == 1
