@@ -76,7 +76,8 @@ page: check environment ## the status page in a real headless browser; where the
 	pytest tests/page
 
 matrix: check environment ## the playbooks from all supported controllers and on all supported hosts: half an hour
-	python tests/compatibility/matrix.py
+	python tests/compatibility/matrix.py --document docs/compatibility.md
+	python tests/compatibility/summary.py
 
 reference: environment ## write docs/configuration.md from what the roles, playbooks and modules say
 	python tests/tools/configuration_reference.py

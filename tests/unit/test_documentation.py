@@ -16,6 +16,7 @@ import pytest
 import yaml
 from ansible_collections.capsule.opstage.plugins.module_utils.command_line import _parser
 from ansible_collections.capsule.opstage.plugins.module_utils.command_outcome import ExitCode
+from compatibility import summary
 from tools import configuration_reference
 from unit.test_consistency import COLLECTION, MODULES, PLAYBOOKS, documented, mappings, module_options
 
@@ -228,6 +229,20 @@ def test_every_page_of_the_guide_is_in_its_contents() -> None:
 
 def test_the_configuration_reference_is_what_the_roles_say() -> None:
     assert configuration_reference.main(["--check"]) == 0
+
+
+def test_the_readme_names_the_versions_that_the_matrix_was_run_with() -> None:
+    readme = README.read_text()
+    assert summary.written(readme, summary.PAGE.read_text()) == readme
+
+
+def test_a_version_that_failed_is_none_of_those_that_were_tested() -> None:
+    head = "| " + " | ".join(column for _name, column in summary.PARTS) + " | playbooks |\n"
+    line = "|---" * (len(summary.PARTS) + 1) + "|\n"
+    rows = ["| 2.18.1-4 |" + " 1 |" * 6 + " 9 passed |\n", "| 2.9.9 |" + " 1 |" * 6 + " failed: backup |\n"]
+    assert "| controller: ansible-core | 2.18.1 |\n" in summary.summary(head + line + "".join(rows))
+    with pytest.raises(ValueError, match="make matrix"):
+        summary.summary(head + line + rows[1])
 
 
 def test_every_exit_code_is_documented() -> None:
